@@ -1,0 +1,1 @@
+"""Sound and text on their way to the models."""

@@ -1,0 +1,1 @@
+"""Everything that makes sound from a trained model, and measures it."""

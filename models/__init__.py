@@ -1,0 +1,1 @@
+"""Networks, and the mathematics that training and inference share; plain torch."""

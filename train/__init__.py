@@ -1,0 +1,1 @@
+"""Trainings on Lightning, and what they need."""
