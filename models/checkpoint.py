@@ -1,0 +1,150 @@
+"""Checkpoints for use: a folder with `config.json` and safetensors, one part per network.
+
+    config.json                        {"vae": {...}, "unet": {...}}
+    vae.safetensors                    weights of one part
+    unet-00001-of-00002.safetensors    or several files, when a part is larger than one shard
+
+Checkpoints for resuming a training are Lightning's own and live elsewhere.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_NAME = "config.json"
+SHARD_BYTES = 16 * 2**20
+MAX_LISTED = 5
+
+
+def save_part(
+    folder: str | Path, name: str, config: dict[str, Any], module: nn.Module, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write the weights and the configuration of one part into a checkpoint folder.
+
+    Floating-point tensors are stored as `dtype`, in shards of at most 16 MiB. Other parts of the folder stay as they
+    are; a part of the same name is replaced.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in module.state_dict().items()
+    }
+    shards = _split_into_shards(state)
+    new_files = []
+    for index, shard in enumerate(shards, start=1):
+        suffix = "" if len(shards) == 1 else f"-{index:05d}-of-{len(shards):05d}"
+        path = folder / f"{name}{suffix}.safetensors"
+        _replace_atomically(path, lambda temporary, shard=shard: save_file(shard, temporary))
+        new_files.append(path)
+    for old in _part_files(folder, name):
+        if old not in new_files:
+            old.unlink()
+    configs = _read_configs(folder) if (folder / CONFIG_NAME).exists() else {}
+    text = json.dumps(configs | {name: config}, indent=2) + "\n"
+    _replace_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))
+
+
+def has_part(folder: str | Path, name: str) -> bool:
+    """Whether the checkpoint folder describes a part of this name."""
+    return (Path(folder) / CONFIG_NAME).exists() and name in _read_configs(Path(folder))
+
+
+def load_config(folder: str | Path, name: str) -> dict[str, Any]:
+    """Read the configuration of one part.
+
+    Raises:
+        FileNotFoundError: the folder is not a checkpoint.
+        ValueError: the checkpoint has no such part.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_NAME).exists():
+        raise FileNotFoundError(f"no model in {folder}: expected a folder with {CONFIG_NAME}{_neighbours(folder)}")
+    configs = _read_configs(folder)
+    if name not in configs:
+        raise ValueError(f"{folder / CONFIG_NAME} has no part {name!r}, it has {sorted(configs)}")
+    return configs[name]
+
+
+def load_part(folder: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read configuration and weights of one part; weights are float32 on the CPU.
+
+    Raises:
+        FileNotFoundError: the folder is not a checkpoint, or weight files are missing.
+        ValueError: the checkpoint has no such part, or a weight file is damaged.
+    """
+    folder = Path(folder)
+    config = load_config(folder, name)
+    files = _part_files(folder, name)
+    expected = int(files[0].stem.rsplit("-of-", 1)[1]) if files and "-of-" in files[0].stem else 1
+    if len(files) != expected:
+        raise FileNotFoundError(f"{folder} holds {len(files)} of {expected} weight files of part {name!r}")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            state |= load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is not a valid safetensors file ({error}), download or export it again") from None
+    return config, {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
+    """Load a state dict strictly; the module may be on the meta device.
+
+    Raises:
+        ValueError: keys are missing or unknown, or shapes differ; lists the first few of them.
+    """
+    expected = module.state_dict()
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    if problems:
+        listed = "; ".join(problems[:MAX_LISTED]) + ("; ..." if len(problems) > MAX_LISTED else "")
+        raise ValueError(f"weights in {where} do not fit the configuration ({len(problems)} differences): {listed}")
+    module.load_state_dict(state, assign=True)
+
+
+def _split_into_shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, value in state.items():
+        if shards[-1] and size + value.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][key] = value
+        size += value.nbytes
+    return shards
+
+
+def _part_files(folder: Path, name: str) -> list[Path]:
+    return sorted([*folder.glob(f"{name}.safetensors"), *folder.glob(f"{name}-?????-of-?????.safetensors")])
+
+
+def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / CONFIG_NAME
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def _replace_atomically(path: Path, write: Any) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def _neighbours(folder: Path) -> str:
+    """Name the checkpoints beside a folder that is not one."""
+    found = sorted(p.parent.name for p in folder.parent.glob(f"*/{CONFIG_NAME}")) if folder.parent.is_dir() else []
+    return f"; {folder.parent} has {', '.join(found)}" if found else ""

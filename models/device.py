@@ -1,0 +1,23 @@
+"""Choose the device that a command runs on."""
+
+import torch
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`; "auto" is CUDA, then MPS, then CPU.
+
+    Raises:
+        ValueError: the name is unknown or the device is not present.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        raise ValueError(f"device {name!r} is not available on this machine, use --device auto or cpu")
+    return device
