@@ -1,0 +1,126 @@
+"""The command line's contract: one line and exit code 2 for a user's error, 130 for Ctrl-C, configs never merged."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.cli import run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Widths:
+    width: int = 3
+    """Width (channels)."""
+    depth: int = 1
+
+
+def _capture(argv: list[str], default_config: Path | None = None) -> list[tuple[Widths, int, str]]:
+    calls: list[tuple[Widths, int, str]] = []
+
+    def main(net: Widths = Widths(), steps: int = 7, name: str = "x") -> None:
+        calls.append((net, steps, name))
+
+    run(main, default_config, argv)
+    return calls
+
+
+def test_options_reach_the_function() -> None:
+    assert _capture(["--net.width", "5", "--name", "rain"]) == [(Widths(width=5), 7, "rain")]
+
+
+def test_default_config_only_without_config(tmp_path: Path) -> None:
+    default, own = tmp_path / "default.yaml", tmp_path / "own.yaml"
+    default.write_text("net: {width: 11}\nsteps: 12\n")
+    own.write_text("steps: 13\n")
+    assert _capture(["--name", "y"], default) == [(Widths(width=11), 12, "y")]
+    assert _capture(["--config", str(own)], default) == [(Widths(), 13, "x")]
+    assert _capture([f"--config={own}", "--net.width", "4"], default) == [(Widths(width=4), 13, "x")]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("net: {widht: 3}", "widht"),
+        ("stpes: 3", "stpes"),
+        ("net: {width: wide}", "net.width"),
+        ("net: {width: 3", "config"),
+    ],
+)
+def test_a_bad_yaml_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str, expected: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(config)
+    with pytest.raises(SystemExit) as stop:
+        _capture(["--config", str(path)])
+    assert stop.value.code == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert expected in stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [(["--nme", "x"], "--nme"), (["--config", "nowhere.yaml"], "nowhere.yaml"), (["--steps", "many"], "steps")],
+)
+def test_a_bad_option_is_one_line(capsys: pytest.CaptureFixture[str], argv: list[str], expected: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        _capture(argv)
+    assert stop.value.code == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert expected in stderr
+
+
+def _raise_value_error() -> None:
+    raise ValueError("got 0 seconds,\n expected more than 0")
+
+
+def _raise_os_error() -> None:
+    with open("no/such/file", encoding="utf-8"):
+        pass
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupt_as_lightning() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _bug() -> None:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "message"),
+    [
+        (_raise_value_error, 2, "error: got 0 seconds, expected more than 0\n"),
+        (_raise_os_error, 2, "error: No such file or directory: no/such/file\n"),
+        (_interrupt, 130, "interrupted\n"),
+        (_interrupt_as_lightning, 130, "interrupted\n"),
+    ],
+)
+def test_errors_and_interrupts(capsys: pytest.CaptureFixture[str], main, code: int, message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(main, argv=[])
+    assert stop.value.code == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(_bug, argv=[])
+
+
+def test_help_shows_field_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        _capture(["--help"])
+    assert stop.value.code == 0
+    assert "Width (channels)." in capsys.readouterr().out
