@@ -1,0 +1,291 @@
+"""The variational autoencoder: stereo 44.1 kHz audio <-> latents 1,024 times shorter.
+
+Encoder and decoder of the Descript Audio Codec without its quantiser, as in Stable Audio: Snake activations, three
+dilated residual units a level, strided convolutions between levels. Every operation is local in time, so both
+directions can be streamed exactly (`models.streaming`).
+
+    audio    (batch, audio_channels, samples)
+    latents  (batch, latent_channels, frames), samples = frames * hop_length
+
+Latents that leave `encode` and `posterior` are normalised with the mean and standard deviation per channel that were
+measured on the training set after training; `decode` takes normalised latents.
+
+Source: Evans et al. 2024 (arXiv 2402.04825), section 3.1; Kumar et al. 2023 (arXiv 2306.06546).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from models.checkpoint import load_part, load_weights, save_part
+
+MIN_STD = 1e-4
+SNAKE_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    sample_rate: int = 44_100
+    """Samples per second of the audio the model is trained on."""
+    audio_channels: int = 2
+    """Channels of the audio, 2 for stereo."""
+    latent_channels: int = 64
+    """Channels of the latents."""
+    hop_length: int = 1024
+    """Samples per latent frame; must be the product of the strides."""
+    encoder_width: int = 128
+    """Channels after the encoder's first convolution; every level doubles them."""
+    encoder_strides: tuple[int, ...] = (4, 4, 8, 8)
+    """Down-sampling factor of each encoder level."""
+    decoder_width: int = 1536
+    """Channels after the decoder's first convolution; every level halves them."""
+    decoder_strides: tuple[int, ...] = (8, 8, 4, 4)
+    """Up-sampling factor of each decoder level."""
+    dilations: tuple[int, ...] = (1, 3, 9)
+    """Dilation of the residual units of a level."""
+    initial_log_std: float = -3.0
+    """Bias of the posterior's scale before softplus, at the start of training."""
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_strides", "decoder_strides", "dilations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("encoder_strides", "decoder_strides"):
+            strides = getattr(self, name)
+            product = math.prod(strides)
+            if product != self.hop_length or min(strides, default=0) < 2:
+                raise ValueError(
+                    f"{name} must be at least 2 each and multiply to the hop length {self.hop_length}, "
+                    f"got {strides} = {product}"
+                )
+        if self.decoder_width % 2 ** len(self.decoder_strides):
+            raise ValueError(
+                f"decoder_width must halve {len(self.decoder_strides)} times without remainder, "
+                f"got {self.decoder_width}"
+            )
+
+
+class Snake(nn.Module):
+    """x + sin^2(alpha x) / alpha with one alpha a channel. Source: Ziyin et al. 2020, eq. 3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
+        alpha = self.alpha.to(x.dtype)
+        return x + torch.sin(alpha * x).square() / (alpha + SNAKE_EPSILON)
+
+
+class ResidualUnit(nn.Module):
+    """Snake, dilated convolution, Snake, 1x1 convolution, added to the input."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            Snake(channels),
+            nn.Conv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation),
+            Snake(channels),
+            nn.Conv1d(channels, channels, kernel_size=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
+        return x + self.block(x)
+
+
+def down_sampling(in_channels: int, out_channels: int, stride: int) -> nn.Conv1d:
+    """Convolution that makes time exactly `stride` times shorter."""
+    return nn.Conv1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+
+
+def up_sampling(in_channels: int, out_channels: int, stride: int) -> nn.ConvTranspose1d:
+    """Transposed convolution that makes time exactly `stride` times longer."""
+    return nn.ConvTranspose1d(
+        in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2), output_padding=stride % 2
+    )
+
+
+def encoder_layers(config: VAEConfig) -> nn.Sequential:
+    """Audio to the posterior's parameters: (batch, audio_channels, samples) -> (batch, 2 latent_channels, frames)."""
+    width = config.encoder_width
+    layers: list[nn.Module] = [nn.Conv1d(config.audio_channels, width, kernel_size=7, padding=3)]
+    for stride in config.encoder_strides:
+        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
+        layers += [Snake(width), down_sampling(width, 2 * width, stride)]
+        width *= 2
+    layers += [Snake(width), nn.Conv1d(width, width, kernel_size=3, padding=1)]
+    layers += [nn.Conv1d(width, 2 * config.latent_channels, kernel_size=1)]
+    return nn.Sequential(*layers)
+
+
+def decoder_layers(config: VAEConfig) -> nn.Sequential:
+    """Latents to audio: (batch, latent_channels, frames) -> (batch, audio_channels, samples)."""
+    width = config.decoder_width
+    layers: list[nn.Module] = [nn.Conv1d(config.latent_channels, width, kernel_size=7, padding=3)]
+    for stride in config.decoder_strides:
+        layers += [Snake(width), up_sampling(width, width // 2, stride)]
+        width //= 2
+        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
+    layers += [Snake(width), nn.Conv1d(width, config.audio_channels, kernel_size=7, padding=3), nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian over latents: mean and std, each (batch, latent_channels, frames)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents; the noise is drawn on the generator's device (default: the mean's own)."""
+        if generator is None:
+            return self.mean + self.std * torch.randn_like(self.mean)
+        noise = torch.randn(self.mean.shape, generator=generator, device=generator.device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise.to(self.mean.device)
+
+    def kl(self) -> Tensor:
+        """Divergence from N(0, 1): summed over channels, mean over batch and time, without the factor 1/2."""
+        variance = self.std.square()
+        return (self.mean.square() + variance - variance.log() - 1).sum(dim=1).mean()
+
+
+class VAE(nn.Module):
+    """Fully-convolutional autoencoder; see the module's header for tensors."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder_layers(config)
+        self.decoder = decoder_layers(config)
+        self.register_buffer("latent_mean", torch.zeros(config.latent_channels, 1))
+        self.register_buffer("latent_std", torch.ones(config.latent_channels, 1))
+        self._initialise()
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per latent frame."""
+        return self.config.hop_length
+
+    def num_frames(self, num_samples: int) -> int:
+        """Latent frames that hold `num_samples` samples; the last frame may be partly padding."""
+        return -(-num_samples // self.hop_length)
+
+    def raw_posterior(self, audio: Tensor) -> Posterior:
+        """Encode without normalisation, as the training losses need it: (batch, channels, samples) -> Posterior.
+
+        Audio whose length is no multiple of the hop is padded with silence at its end.
+        """
+        if audio.ndim != 3 or audio.shape[1] != self.config.audio_channels:
+            raise ValueError(
+                f"audio must be (batch, {self.config.audio_channels}, samples), got shape {tuple(audio.shape)}"
+            )
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
+        mean, scale = self.encoder(audio).chunk(2, dim=1)  # (batch, latent_channels, frames) each
+        return Posterior(mean, F.softplus(scale) + MIN_STD)
+
+    def posterior(self, audio: Tensor) -> Posterior:
+        """Posterior over normalised latents: (batch, channels, samples) -> Posterior."""
+        raw = self.raw_posterior(audio)
+        return Posterior((raw.mean - self.latent_mean) / self.latent_std, raw.std / self.latent_std)
+
+    def encode(self, audio: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Encode to normalised latents: (batch, channels, samples) -> (batch, latent_channels, frames).
+
+        Args:
+            sample: draw from the posterior instead of taking its mean.
+            generator: source of the posterior's noise.
+        """
+        posterior = self.posterior(audio)
+        return posterior.sample(generator) if sample else posterior.mean
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Normalised latents to what the decoder's layers take: (batch, latent_channels, frames) -> same."""
+        return latents * self.latent_std + self.latent_mean
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode normalised latents: (batch, latent_channels, frames) -> (batch, channels, frames * hop_length)."""
+        return self.decoder(self.denormalise(latents))
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Posterior]:
+        """Reconstruct from a posterior sample, as in training: audio -> (reconstruction, raw posterior)."""
+        posterior = self.raw_posterior(audio)
+        return self.decoder(posterior.sample())[..., : audio.shape[-1]], posterior
+
+    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Store mean and std per channel of the raw latents over the training set, each (latent_channels,)."""
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise ValueError("latent statistics must be finite and the std positive; has the VAE been trained?")
+        self.latent_mean.copy_(mean.view_as(self.latent_mean))
+        self.latent_std.copy_(std.view_as(self.latent_std))
+
+    def add_weight_norm(self) -> "VAE":
+        """Re-parametrise every convolution but the posterior's projection, for training. Idempotent."""
+        for convolution in self._normed_convolutions():
+            if not is_parametrized(convolution):
+                weight_norm(convolution)
+        return self
+
+    def remove_weight_norm(self) -> "VAE":
+        """Fold the weight-norm into plain weights, for inference. Idempotent."""
+        for convolution in self._normed_convolutions():
+            if is_parametrized(convolution):
+                remove_parametrizations(convolution, "weight")
+        return self
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write part "vae" of a checkpoint folder. Weight-norm must have been folded."""
+        if any(is_parametrized(convolution) for convolution in self._normed_convolutions()):
+            raise ValueError("fold the weight-norm before saving: call remove_weight_norm() on a copy")
+        save_part(folder, "vae", asdict(self.config), self, dtype)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "VAE":
+        """Read part "vae" of a checkpoint folder, on the CPU, for inference.
+
+        Raises:
+            FileNotFoundError: the folder is not a checkpoint.
+            ValueError: the weights do not fit the configuration.
+        """
+        config, state = load_part(folder, "vae")
+        with torch.device("meta"):
+            vae = cls(VAEConfig(**config))
+        load_weights(vae, state, folder)
+        return vae.eval().requires_grad_(False)
+
+    def _convolutions(self) -> list[nn.Conv1d | nn.ConvTranspose1d]:
+        return [m for m in self.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
+
+    def _normed_convolutions(self) -> Sequence[nn.Conv1d | nn.ConvTranspose1d]:
+        projection = self.encoder[-1]
+        return [m for m in self._convolutions() if m is not projection]
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Fan-in normal weights, quiet residual branches and output, small posterior std.
+
+        Without it a small VAE cannot overfit one batch: default initialisation under weight-norm leaves -0.1 dB of
+        signal-to-noise ratio after 160 steps, this start 11.6 dB.
+        """
+        for convolution in self._convolutions():
+            kernel = convolution.kernel_size[0]
+            fan_in = convolution.in_channels * kernel
+            if isinstance(convolution, nn.ConvTranspose1d):
+                fan_in //= convolution.stride[0]
+            nn.init.normal_(convolution.weight, std=fan_in**-0.5)
+            nn.init.zeros_(convolution.bias) if convolution.bias is not None else None
+        for unit in self.modules():
+            if isinstance(unit, ResidualUnit):
+                unit.block[-1].weight.mul_(0.3)
+        output, projection = self.decoder[-2], self.encoder[-1]
+        output.weight.mul_(0.1)
+        projection.bias[self.config.latent_channels :].fill_(self.config.initial_log_std)
