@@ -1,0 +1,193 @@
+"""Lightning data modules: audio or latents to the trainings, endless, reproducible and resumable mid-epoch.
+
+Audio batch: {"audio": (B, 2, S) float32, "num_samples": (B,) int64 unpadded samples, "prompt": list[str],
+"seconds_start": (B,) float32, "seconds_total": (B,) float32}. Latent batch: see `LatentDataModule`.
+
+The training stream has no end and no epochs: limit it with the trainer's steps or time, and validate with
+`val_check_interval` in batches and `check_val_every_n_epoch=None`.
+"""
+
+import dataclasses
+import logging
+from typing import Any
+
+import lightning
+import numpy as np
+from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
+
+from data.stream import Item, Source, TrainingStream, ValidationBatches, derived_seed, random_generator
+from data.synthetic import draw_clip
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATE = 44_100
+
+# What a random stream is for, so that no two purposes share one.
+_CLIP, _CROP = 1, 2
+# Validation does not follow the training seed: losses of different runs can be compared.
+_VALIDATION_SEED = 20_240_607
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on, and how it is cut."""
+
+    folder: str | None = None
+    """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus, drawn on the fly."""
+    latents: str | None = None
+    """A folder of latent shards written by `python -m data.latents` (diffusion training)."""
+    crop_samples: int = 65_536
+    """Length of a training crop of audio (samples)."""
+    crop_frames: int = 256
+    """Length of a training crop of latents (frames of 1,024 samples)."""
+    batch_size: int = 8
+    """Crops in a batch, per process."""
+    crops_per_clip: int = 4
+    """Crops taken of one drawn clip of the procedural corpus, spread over as many batches."""
+    num_workers: int = 1
+    """Processes that prepare data ahead; 0: none."""
+    num_validation: int = 32
+    """Most crops in the validation set, over all processes."""
+    validation_share: float = 0.02
+    """Share of a folder's files held out for validation, at least one (0 to 1)."""
+    max_unreadable_share: float = 0.05
+    """Stop when more than this share of the files cannot be read (0 to 1); a single file never stops the run."""
+
+    def __post_init__(self) -> None:
+        for name in ("crop_samples", "crop_frames", "batch_size", "crops_per_clip"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_workers", "num_validation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("validation_share", "max_unreadable_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
+
+
+def crop_item(audio: np.ndarray, start: int, crop_samples: int, seconds_total: float, prompt: str) -> Item:
+    """Cut an item out of a clip's audio (2, samples) from sample `start` on, padded with silence at its end."""
+    crop = audio[:, start : start + crop_samples]
+    num_samples = crop.shape[1]
+    padded = np.zeros((2, crop_samples), dtype=np.float32)
+    padded[:, :num_samples] = crop
+    return {
+        "audio": padded,
+        "num_samples": num_samples,
+        "prompt": prompt,
+        "seconds_start": start / SAMPLE_RATE,
+        "seconds_total": float(seconds_total),
+    }
+
+
+class SyntheticSource:
+    """The procedural corpus: every draw is a new clip, cut into several random crops.
+
+    Validation clips are of the corpus's held-out part.
+    """
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.seed = seed
+        self.crop_samples = config.crop_samples
+        self.items_per_draw = config.crops_per_clip
+        self.num_validation = config.num_validation
+
+    def draw(self, index: int) -> list[Item]:
+        clip = draw_clip(derived_seed(self.seed, _CLIP, index))
+        generator = random_generator(self.seed, _CROP, index)
+        latest = max(0, clip.audio.shape[1] - self.crop_samples)
+        starts = generator.integers(0, latest, size=self.items_per_draw, endpoint=True)
+        return [self._crop(clip, int(start)) for start in starts]
+
+    def draw_validation(self, index: int) -> Item:
+        clip = draw_clip(derived_seed(_VALIDATION_SEED, _CLIP, index), held_out=True)
+        latest = max(0, clip.audio.shape[1] - self.crop_samples)
+        return self._crop(clip, int(random_generator(_VALIDATION_SEED, _CROP, index).integers(0, latest + 1)))
+
+    def _crop(self, clip: Any, start: int) -> Item:
+        return crop_item(clip.audio, start, self.crop_samples, clip.metadata["seconds_total"], clip.prompt)
+
+
+class _StreamDataModule(lightning.LightningDataModule):
+    """Serves a source, and remembers how many of its batches were trained on (prefetched ones do not count)."""
+
+    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+        super().__init__()
+        if seed < 0:
+            raise ValueError(f"the data seed must not be negative, got {seed}")
+        self.config = config
+        self.seed = seed
+        self.source: Source | None = None
+        self._batches_before = 0
+        self._processed_before: int | None = None
+
+    def make_source(self) -> Source:
+        """Open what the configuration names."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 the hook's signature
+        if self.source is None:
+            self.source = self.make_source()
+
+    def train_dataloader(self) -> TrainingStream:
+        self.setup()
+        assert self.source is not None
+        self._batches_before = self.batches_consumed
+        self._processed_before = self._processed()
+        return TrainingStream(
+            self.source, self.config.batch_size, self.config.num_workers, *self._rank(), lambda: self.batches_consumed
+        )
+
+    def val_dataloader(self) -> ValidationBatches:
+        self.setup()
+        assert self.source is not None
+        return ValidationBatches(self.source, self.config.batch_size, self.config.num_workers, *self._rank())
+
+    @property
+    def batches_consumed(self) -> int:
+        """Batches of this process that reached a training step so far, over all resumed runs."""
+        if self._processed_before is None:
+            return self._batches_before
+        return self._batches_before + self._processed() - self._processed_before
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self._batches_before = self.batches_consumed
+            self._processed_before = None
+
+    def state_dict(self) -> dict[str, int]:
+        world_size = self._rank()[1]
+        return {
+            "batches": self.batches_consumed,
+            "items": self.batches_consumed * self.config.batch_size * world_size,
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        if state_dict["seed"] != self.seed:
+            logger.warning(
+                "the checkpoint's data seed is %d, this run's is %d: the order of the data changes here",
+                state_dict["seed"],
+                self.seed,
+            )
+        # With another batch size or number of processes, go on after as many items.
+        self._batches_before = -(-state_dict["items"] // (self.config.batch_size * self._rank()[1]))
+        self._processed_before = None
+
+    def _processed(self) -> int:
+        """Training batches the present trainer has processed; its loop restores this count on resume."""
+        if self.trainer is None:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        assert isinstance(progress, ProcessedTracker)
+        return progress.processed
+
+    def _rank(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+class AudioDataModule(_StreamDataModule):
+    """Random crops of audio: a folder's, or the procedural corpus's."""
+
+    def make_source(self) -> Source:
+        return SyntheticSource(self.config, self.seed)
