@@ -64,10 +64,9 @@ class ConvStream(LayerStream):
         self.kept: Tensor | None = None  # (batch, channels, fewer than reach)
 
     def push(self, x: Tensor, last: bool) -> Tensor:
-        parts = [pad(x, self.padding) if self.kept is None else self.kept, x]
-        if last:
-            parts.append(pad(x, self.padding))
-        x = torch.cat(parts, dim=-1)
+        if self.reach > 1 or self.padding:
+            parts = [pad(x, self.padding) if self.kept is None else self.kept, x]
+            x = torch.cat((*parts, pad(x, self.padding)) if last else parts, dim=-1)
         num_outputs = (x.shape[-1] - self.reach) // self.stride + 1
         self.kept = x[..., max(num_outputs, 0) * self.stride :].clone()
         if num_outputs <= 0:
