@@ -1,0 +1,251 @@
+"""Blocks of the U-Net: normalisation, residual convolutions, transformers; each takes a noise level per frame.
+
+Tensors inside a level of the U-Net: x (batch, channels, frames) at the level's own frame rate. Frames that are
+padding are marked in `Level.frame_mask`; every convolution zeroes them in its input and every norm and attention
+leaves them out, so they may hold anything in between.
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NormKind = Literal["group", "layer"]
+
+
+class Level(NamedTuple):
+    """What the blocks of one level share in one call."""
+
+    time: Tensor
+    """Embedded noise time (batch, time_width, frames), or (batch, time_width, 1) if one t holds for the clip."""
+    rotary: tuple[Tensor, Tensor]
+    """Cosine and sine of the rotary angles, each (frames, head_width)."""
+    frame_mask: Tensor | None
+    """(batch, 1, frames) bool, True = real; None if all are."""
+    context: Tensor
+    """Normalised text and timing tokens (batch, tokens, context_width)."""
+    context_mask: Tensor | None
+    """(batch, tokens) bool, True = keep; None if all are kept."""
+
+
+def mask_frames(x: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """Zero the padding frames of x (batch, channels, frames)."""
+    return x if frame_mask is None else x * frame_mask
+
+
+class FrameNorm(nn.Module):
+    """Normalise (batch, channels, frames) over real frames only.
+
+    "group": statistics over a group of channels and all frames, as in the paper. "layer": over all channels, frame
+    by frame.
+    """
+
+    def __init__(self, channels: int, kind: NormKind, num_groups: int) -> None:
+        super().__init__()
+        if kind not in get_args(NormKind):
+            raise ValueError(f"norm must be one of {', '.join(get_args(NormKind))}, got {kind!r}")
+        if channels % num_groups:
+            raise ValueError(f"num_groups must divide every width, got {num_groups} groups for {channels} channels")
+        self.kind = kind
+        self.num_groups = num_groups
+        self.eps = 1e-5
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
+        if self.kind == "layer":
+            return F.layer_norm(x.transpose(1, 2), self.weight.shape, self.weight, self.bias, self.eps).transpose(1, 2)
+        if frame_mask is None:
+            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return self._masked_group_norm(x, frame_mask)
+
+    def _masked_group_norm(self, x: Tensor, frame_mask: Tensor) -> Tensor:
+        batch, channels, frames = x.shape
+        grouped = x.float().view(batch, self.num_groups, channels // self.num_groups, frames)
+        keep = frame_mask[:, :, None, :].float()  # (batch, 1, 1, frames)
+        count = (keep.sum(dim=-1, keepdim=True) * grouped.shape[2]).clamp_min(1)
+        mean = (grouped * keep).sum(dim=(2, 3), keepdim=True) / count
+        centred = (grouped - mean) * keep
+        variance = centred.square().sum(dim=(2, 3), keepdim=True) / count
+        normed = (centred * torch.rsqrt(variance + self.eps)).view(batch, channels, frames)
+        return (normed * self.weight[:, None] + self.bias[:, None]).to(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, convolution; norm, scale and shift from the noise time, SiLU, convolution; plus the input."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, time_width: int, norm: NormKind, num_groups: int
+    ) -> None:
+        super().__init__()
+        self.norm_in = FrameNorm(in_channels, norm, num_groups)
+        self.conv_in = nn.Conv1d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Conv1d(time_width, 2 * out_channels, 1)
+        self.norm_out = FrameNorm(out_channels, norm, num_groups)
+        self.conv_out = zero_init(nn.Conv1d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        mask = level.frame_mask
+        h = F.silu(self.norm_in(x, mask))
+        h = self.norm_out(self.conv_in(mask_frames(h, mask)), mask)
+        scale, shift = self.modulation(level.time).chunk(2, dim=1)  # (batch, out_channels, frames or 1)
+        h = F.silu(torch.addcmul(shift, h, 1 + scale))
+        return self.skip(x) + self.conv_out(mask_frames(h, mask))
+
+
+class SelfAttention(nn.Module):
+    """Attention among the frames, with rotary positions."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+
+    def project(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values (batch, heads, frames, head_width) for x (batch, frames, width)."""
+        batch, frames, width = x.shape
+        qkv = self.to_qkv(x).view(batch, frames, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return apply_rotary(q, rotary), apply_rotary(k, rotary), v
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], key_mask: Tensor | None) -> Tensor:
+        """Attend; x (batch, frames, width), key_mask (batch, frames)."""
+        q, k, v = self.project(x, rotary)
+        return self.to_out(merge_heads(attend(q, k, v, key_mask)))
+
+
+class CrossAttention(nn.Module):
+    """Attention from the frames to the text and timing tokens."""
+
+    def __init__(self, width: int, context_width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_kv = nn.Linear(context_width, 2 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Attend; x (batch, frames, width), context (batch, tokens, context_width), key_mask (batch, tokens)."""
+        q = split_heads(self.to_q(x), self.num_heads)
+        k, v = self.to_kv(context).chunk(2, dim=-1)
+        k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
+        return self.to_out(merge_heads(attend(q, k, v, key_mask)))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm residual self-attention, cross-attention and feed-forward on (batch, frames, width)."""
+
+    def __init__(self, width: int, context_width: int, num_heads: int, feed_forward_factor: int) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.self_attention = SelfAttention(width, num_heads)
+        self.norm_cross = nn.LayerNorm(width)
+        self.cross_attention = CrossAttention(width, context_width, num_heads)
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, feed_forward_factor * width), nn.GELU(), nn.Linear(feed_forward_factor * width, width)
+        )
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        frame_mask = None if level.frame_mask is None else level.frame_mask[:, 0]
+        x = x + self.self_attention(self.norm_self(x), level.rotary, frame_mask)
+        x = x + self.cross_attention(self.norm_cross(x), level.context, level.context_mask)
+        return x + self.feed_forward(self.norm_feed_forward(x))
+
+
+class Transformer(nn.Module):
+    """A residual stack of transformer blocks between two projections on (batch, channels, frames)."""
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        *,
+        context_width: int,
+        num_heads: int,
+        feed_forward_factor: int,
+        norm: NormKind,
+        num_groups: int,
+    ) -> None:
+        super().__init__()
+        self.norm = FrameNorm(channels, norm, num_groups)
+        self.to_in = nn.Linear(channels, channels)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, context_width, num_heads, feed_forward_factor) for _ in range(depth)
+        )
+        self.to_out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        h = self.to_in(self.norm(x, level.frame_mask).transpose(1, 2))  # (batch, frames, channels)
+        for block in self.blocks:
+            h = block(h, level)
+        return x + self.to_out(h).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    """Fused attention over (batch, heads, length, head_width); masked keys get no weight at all.
+
+    A sample whose keys are all masked attends to nothing and gets zeros.
+    """
+    if key_mask is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    has_keys = key_mask.any(dim=-1)[:, None, None, None]
+    allowed = key_mask[:, None, None, :] | ~has_keys  # softmax over no key at all is NaN
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    return torch.where(has_keys, attended, 0.0)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(batch, length, width) to (batch, heads, length, head_width)."""
+    batch, length, width = x.shape
+    return x.view(batch, length, num_heads, width // num_heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(batch, heads, length, head_width) to (batch, length, width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position times frequency, (frames, head_width) float32; the halves pair up.
+
+    Source: Su et al. 2021 (RoPE), base 10,000.
+    """
+    frequency = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
+    angle = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * frequency
+    angle = torch.cat([angle, angle], dim=1)
+    return angle.cos(), angle.sin()
+
+
+def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate x (batch, heads, frames, head_width) by its position."""
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class FourierFeatures(nn.Module):
+    """Sine and cosine of t at learned frequencies, and t itself: (batch, frames) to (batch, features, frames)."""
+
+    def __init__(self, num_frequencies: int) -> None:
+        super().__init__()
+        self.frequency = nn.Parameter(torch.empty(num_frequencies))
+        self.num_features = 2 * num_frequencies + 1
+        with torch.no_grad():  # low enough that t to t + 0.01 stays close, high enough to tell the clean end apart
+            self.frequency.copy_(torch.logspace(math.log10(0.25), math.log10(16.0), num_frequencies))
+
+    def forward(self, t: Tensor) -> Tensor:
+        phase = 2 * math.pi * self.frequency[:, None] * t[:, None, :]
+        return torch.cat([phase.sin(), phase.cos(), t[:, None, :]], dim=1)
+
+
+def zero_init(layer: nn.Conv1d | nn.Linear) -> nn.Conv1d | nn.Linear:
+    """Zero the last layer of a residual branch, so that the branch starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,81 @@
+"""Learned embeddings of where a clip starts in its piece and of how long the piece is.
+
+One table per value, one row per second 0 ... max_seconds, and a last row for "not known", which stands for NaN.
+Both become one token each, appended to the text tokens: (batch, 2, width).
+
+Source: Evans et al. 2024 (2402.04825), section 3.3.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingConfig:
+    """Size of the timing tables."""
+
+    width: int = 768
+    """Width of a token; equals the text encoder's."""
+    max_seconds: int = 512
+    """Largest second that has an entry."""
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.width % 2:
+            raise ValueError(f"width must be even and at least 2, got {self.width}")
+        if self.max_seconds < 1:
+            raise ValueError(f"max_seconds must be at least 1, got {self.max_seconds}")
+
+
+class TimingEmbedder(nn.Module):
+    """Turn seconds into two tokens."""
+
+    def __init__(self, config: TimingConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_rows = config.max_seconds + 2  # 0 ... max_seconds, then the null row
+        self.seconds_start = nn.Embedding(num_rows, config.width)
+        self.seconds_total = nn.Embedding(num_rows, config.width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start each table with sinusoids of the second plus an offset of its own, at unit variance.
+
+        Neighbouring seconds start out alike, so what is learned at one second holds at the next from the first step.
+        """
+        seconds = torch.arange(self.config.max_seconds + 1, dtype=torch.float32)
+        features = _sinusoids(seconds, self.config.width, longest_seconds=4.0 * self.config.max_seconds)
+        for table in (self.seconds_start, self.seconds_total):
+            with torch.no_grad():
+                offset = torch.randn(self.config.width) * math.sqrt(0.5)
+                table.weight[:-1] = features + offset
+                table.weight[-1] = torch.randn(self.config.width)
+
+    def forward(self, seconds_start: Tensor, seconds_total: Tensor) -> Tensor:
+        """Embed both values, each (batch,) in seconds, NaN where not known; returns (batch, 2, width)."""
+        start = self.seconds_start(self._rows("seconds_start", seconds_start, torch.floor))
+        total = self.seconds_total(self._rows("seconds_total", seconds_total, torch.ceil))
+        return torch.stack([start, total], dim=1)
+
+    def _rows(self, name: str, seconds: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
+        """Map seconds (batch,) to table rows: start rounds down, total rounds up, NaN takes the null row."""
+        seconds = seconds.to(self.seconds_start.weight.device)
+        null_row = self.config.max_seconds + 1
+        rows = rounding(seconds).nan_to_num(nan=float(null_row))
+        outside = (rows < 0) | (rows > null_row) | ((rows == null_row) & ~seconds.isnan())
+        if outside.any():
+            got = float(seconds[outside][0])
+            raise ValueError(
+                f"{name} must be 0 to {self.config.max_seconds} seconds, got {got:g}; leave it out if unknown"
+            )
+        return rows.long()
+
+
+def _sinusoids(seconds: Tensor, width: int, longest_seconds: float) -> Tensor:
+    """Sine and cosine pairs with periods from 4 s to longest_seconds, variance 1/2; returns (seconds, width)."""
+    periods = torch.logspace(math.log10(4.0), math.log10(longest_seconds), width // 2)
+    phase = 2 * math.pi * seconds[:, None] / periods
+    return torch.cat([phase.sin(), phase.cos()], dim=1)

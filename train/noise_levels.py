@@ -1,0 +1,194 @@
+"""Noise times for diffusion training: a mixture of one level per clip and the ramps of endless generation.
+
+Each sample of a batch draws one kind of noise:
+
+    uniform      one t for the clip, stratified over the batch and the ranks (the paper's training)
+    ramp         context frames, then a queue of chunks, each noisier than the one before, at a random phase
+    preroll      the same queue while it fills from pure noise, or drains towards an ending
+    independent  one t per chunk, sorted or not
+
+Chunk j = 0 ... N - 1 of a queue at phase d in (0, 1] stands at g((j + d) / N), g the identity or a curved warp: d = 1
+just after a shift, d = 1/s before the last of s calls. Context frames get one t in (0, context_max_t) and no loss.
+Tensors: t (batch, frames), loss_mask (batch, frames) bool, True = counts.
+
+Source: Ruhe et al. 2024 (Rolling Diffusion), Chen et al. 2024 (Diffusion Forcing).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from models.schedule import Focus, warp
+
+KINDS = ("uniform", "ramp", "preroll", "independent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseLevelConfig:
+    """The mixture and the queue it trains for."""
+
+    uniform: float = 0.45
+    """Share of samples with one level per clip; 1 is the paper's training. The shares are weights: any sum works."""
+    ramp: float = 0.35
+    """Share of samples with context and a full queue."""
+    preroll: float = 0.10
+    """Share of samples with a queue that fills or drains."""
+    independent: float = 0.10
+    """Share of samples with a level of its own for each chunk; half of them sorted, clean to noise."""
+    context_frames: int = 32
+    """Finished frames in front of the queue (K)."""
+    num_chunks: int = 10
+    """Chunks in the queue (N)."""
+    chunk_frames: int = 16
+    """Frames of a chunk (c); a multiple of the U-Net's time stride gives each coarse cell one level."""
+    context_max_t: float = 0.05
+    """Largest noise time of the context frames."""
+    micro_steps: int = 0
+    """Network calls per shift of the deployed queue (s), to train on exactly its phases; 0 for any phase."""
+    focuses: tuple[Focus, ...] = ("equal", "initial", "middle", "last")
+    """Curves of the ramp, one drawn per sample; ("equal",) for none."""
+    max_factor: float = 3.0
+    """A curve's factor is drawn between 1 and this."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "focuses", tuple(self.focuses))
+        shares = self.shares
+        if min(shares) < 0 or sum(shares) <= 0:
+            raise ValueError(f"shares must not be negative and not all 0, got {dict(zip(KINDS, shares, strict=True))}")
+        if self.context_frames < 0 or self.num_chunks < 1 or self.chunk_frames < 1 or self.micro_steps < 0:
+            raise ValueError(
+                "needs context_frames >= 0, num_chunks >= 1, chunk_frames >= 1 and micro_steps >= 0, got "
+                f"{self.context_frames}, {self.num_chunks}, {self.chunk_frames} and {self.micro_steps}"
+            )
+        if not 0 <= self.context_max_t < 1:
+            raise ValueError(f"context_max_t must be in [0, 1), got {self.context_max_t}")
+        if not self.focuses or self.max_factor < 1:
+            raise ValueError(f"needs a focus and max_factor >= 1, got {self.focuses} and {self.max_factor}")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Weights of the mixture in the order of `KINDS`."""
+        return (self.uniform, self.ramp, self.preroll, self.independent)
+
+
+class NoiseLevels(NamedTuple):
+    """One draw for a batch."""
+
+    t: Tensor
+    """(batch, frames) noise times."""
+    loss_mask: Tensor
+    """(batch, frames) bool, False on context frames."""
+    kind: Tensor
+    """(batch,) index into `KINDS`."""
+
+
+def sample_noise_levels(
+    batch: int,
+    frames: int,
+    generator: Generator,
+    config: NoiseLevelConfig,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> NoiseLevels:
+    """Draw the noise times of one training batch, on the generator's device, which should be the CPU.
+
+    Args:
+        rank, num_ranks: this process among those that share the step; each takes its own strata of the uniform t.
+    """
+    kind = _sample_kinds(batch, config, generator)
+    t = torch.empty(batch, frames)
+    loss_mask = torch.ones(batch, frames, dtype=torch.bool)
+    uniform = (kind == KINDS.index("uniform")).nonzero()[:, 0]
+    t[uniform] = _stratified(len(uniform), generator, rank, num_ranks)[:, None]
+    for index in range(batch):
+        name = KINDS[int(kind[index])]
+        if name == "independent":
+            t[index] = _independent_levels(frames, config, generator)
+        elif name != "uniform":
+            queue = _draw_ramp if name == "ramp" else _draw_preroll
+            t[index], loss_mask[index] = _queue_times(frames, queue(frames, config, generator), config, generator)
+    return NoiseLevels(t, loss_mask, kind)
+
+
+class _Queue(NamedTuple):
+    """Where a queue stands in the training window."""
+
+    first_frame: int
+    """Frame at which chunk 0 begins; those before are context, and a negative one cuts chunks off."""
+    lag: int
+    """Slots by which the queue is behind a full one: chunk j stands where chunk j + lag would."""
+
+
+def _draw_ramp(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
+    """Place a full queue; in a window of another size it is cropped, or surrounded by more context and noise."""
+    ends = sorted((config.context_frames, frames - config.num_chunks * config.chunk_frames))
+    earliest = -(
+        (config.context_frames - ends[0]) // config.chunk_frames
+    )  # in chunks, so that the stride's phase stays
+    latest = (ends[1] - config.context_frames) // config.chunk_frames
+    shift = _integer(earliest, latest, generator)
+    return _Queue(config.context_frames + shift * config.chunk_frames, lag=0)
+
+
+def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
+    """Draw a queue that fills from noise, after no context or some, or one that drains at the window's end."""
+    if _integer(0, 1, generator):
+        chunks_of_context = _integer(0, config.context_frames // config.chunk_frames, generator)
+        has_context = _integer(0, 1, generator)
+        return _Queue(
+            has_context * chunks_of_context * config.chunk_frames, lag=_integer(0, config.num_chunks, generator)
+        )
+    chunks_left = _integer(1, min(config.num_chunks, max(1, frames // config.chunk_frames)), generator)
+    return _Queue(max(0, frames - chunks_left * config.chunk_frames), lag=0)
+
+
+def _queue_times(frames: int, queue: _Queue, config: NoiseLevelConfig, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return t (frames,) and loss mask (frames,) of a queue at a random phase and curve."""
+    phase = 1 - _uniform(generator)  # (0, 1]
+    if config.micro_steps:
+        phase = _integer(1, config.micro_steps, generator) / config.micro_steps
+    focus = config.focuses[_integer(0, len(config.focuses) - 1, generator)]
+    factor = 1 + (config.max_factor - 1) * _uniform(generator)
+    chunk = torch.div(torch.arange(frames) - queue.first_frame, config.chunk_frames, rounding_mode="floor")
+    position = ((chunk + queue.lag + phase) / config.num_chunks).clamp(0, 1)
+    in_queue = chunk >= 0
+    context_t = config.context_max_t * _uniform(generator)
+    return torch.where(in_queue, warp(position, focus, factor), context_t), in_queue
+
+
+def _independent_levels(frames: int, config: NoiseLevelConfig, generator: Generator) -> Tensor:
+    """Return one uniform t per chunk, (frames,), sorted half of the time."""
+    t = torch.rand(-(-frames // config.chunk_frames), generator=generator)
+    if _integer(0, 1, generator):
+        t = t.sort().values
+    return t.repeat_interleave(config.chunk_frames)[:frames]
+
+
+def _sample_kinds(batch: int, config: NoiseLevelConfig, generator: Generator) -> Tensor:
+    """Draw a kind per sample, (batch,), so that a batch holds the shares as nearly as it can."""
+    shares = torch.tensor(config.shares, dtype=torch.float64)
+    place = (
+        torch.randperm(batch, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)
+    ) / batch
+    inner_edges = (shares.cumsum(0) / shares.sum())[:-1]
+    kind = torch.bucketize(place, inner_edges, right=True)
+    return torch.where(shares[kind] > 0, kind, shares.argmax())  # where rounding put a draw on an empty share
+
+
+def _stratified(count: int, generator: Generator, rank: int, num_ranks: int) -> Tensor:
+    """Draw count times in [0, 1), one in each of this rank's strata, in random order."""
+    stratum = torch.randperm(count, generator=generator)
+    within = (rank + torch.rand(count, generator=generator)) / num_ranks
+    return (stratum + within) / max(1, count)
+
+
+def _uniform(generator: Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def _integer(low: int, high: int, generator: Generator) -> int:
+    """Draw a whole number, both ends included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
