@@ -26,6 +26,7 @@ from models.diffusion import alpha_sigma
 from models.schedule import Focus, time_grid
 
 ContextMode = Literal["sliding", "frozen", "none"]
+Preroll = Literal["short", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ class FifoConfig:
     """Finished frames kept in front of the queue (K)."""
     chunk: int = 16
     """Frames that share a noise level and leave together (c); best a multiple of the U-Net's time stride."""
-    num_chunks: int = 8
+    num_chunks: int = 10
     """Chunks in the queue (N)."""
-    micro_steps: int = 4
+    micro_steps: int = 3
     """Network calls per shift (s); a chunk is denoised in s * N steps."""
     sampler: Method = "dpmpp_2m"
     """dpmpp_2m (second order), ddim, or dpmpp_2m_sde."""
@@ -52,6 +53,8 @@ class FifoConfig:
     """sliding: the last K frames; frozen: the first K frames for ever; none."""
     context_noise: float = 0.0
     """Noise time that the context is kept at, 0 clean."""
+    preroll: Preroll = "short"
+    """While the queue fills, the network sees the chunks under way (short), or pure noise behind them too (full)."""
 
     def __post_init__(self):
         for name, least in (("context", 0), ("chunk", 1), ("num_chunks", 1), ("micro_steps", 1)):
@@ -80,8 +83,8 @@ class FifoConfig:
 class Fifo(Iterator[Tensor]):
     """The stream: `next` returns the next finished chunk (batch, channels, c), for ever.
 
-    The queue grows in from noise: the first chunk starts alone, and one more joins at every shift, so the first sound
-    costs half of a full queue's work. `continue_from` puts given latents in front of it.
+    The queue grows in from noise: the first chunk starts alone, and every s calls one more joins, until the first is
+    clean. `continue_from` puts given latents in front of it.
 
     Args:
         denoiser: may be exchanged while the stream runs (`change_denoiser`).
@@ -102,19 +105,19 @@ class Fifo(Iterator[Tensor]):
         self.generators = list(generators)
         self.device = torch.device(device)
         shape = len(self.generators), channels, config.window
-        self._window = torch.zeros(shape, device=self.device)  # queue at the right, context in front of it
-        self._denoised = torch.zeros(shape, device=self.device)  # each frame's last denoised estimate
-        self._num_context = 0
-        self._num_chunks = 0
+        self._window = torch.zeros(shape, device=self.device)  # K context frames, the newest last; then the queue
+        self._denoised = torch.zeros_like(self._window[..., config.num_context :])  # last estimate of queued frames
+        self._num_context = 0  # context frames there are, at most K
+        self._num_chunks = 0  # chunks under way, from the front of the queue; those behind them are still noise
         self._forget = False
         self._micro_steps = self._coefficients()
         self._context_t = torch.full((config.num_context,), config.context_noise, device=self.device)
-        self._context_alpha, self._context_sigma = (
-            value.item() for value in alpha_sigma(torch.tensor(config.context_noise, dtype=torch.float64))
-        )
+        self._noise_t = torch.ones(config.num_chunks * config.chunk, device=self.device)
+        level = torch.tensor(config.context_noise, dtype=torch.float64)
+        self._context_alpha, self._context_sigma = (value.item() for value in alpha_sigma(level))
 
     def _coefficients(self) -> list[StepCoefficients]:
-        """For every micro-step the coefficients of every queue frame, (N c,)."""
+        """For every micro-step the coefficients of every frame of a full queue, (N c,)."""
         config = self.config
         levels = time_grid(config.num_steps, config.focus, config.factor)
         table = step_coefficients(levels, config.sampler, config.eta).to(self.device)
@@ -123,61 +126,65 @@ class Fifo(Iterator[Tensor]):
         return [table.take(last_step - m) for m in range(config.micro_steps)]
 
     def __next__(self) -> Tensor:
+        config = self.config
+        if self._num_chunks == 0:
+            for _ in range(config.num_chunks):
+                self._shift_queue()
+        else:
+            self._shift_context()
+            self._shift_queue()
         while True:
-            self._push_noise()
+            self._num_chunks = min(self._num_chunks + 1, config.num_chunks)
             for coefficients in self._micro_steps:
-                self._step(coefficients)
-            if self._num_chunks == self.config.num_chunks:
-                return self._emit()
+                self._step(coefficients.last(self._num_chunks * config.chunk))
+            if self._num_chunks == config.num_chunks:
+                return self._window[..., config.num_context :][..., : config.chunk].clone()
 
-    def _push_noise(self) -> None:
-        """Shift the window by one chunk and put fresh noise at its end; an emitted chunk turns into context."""
-        config, c = self.config, self.config.chunk
-        emitted = self._num_chunks == config.num_chunks
-        full = emitted and self._num_context == config.num_context
-        first = config.num_context if full and config.context_mode == "frozen" else 0
-        for buffer in (self._window, self._denoised):
-            buffer[..., first:-c] = buffer[..., first + c :].clone()
-        noise = draw_noise(self.generators, self._window.shape[1], c, self.device)
-        self._window[..., -c:] = noise
+    def _shift_queue(self) -> None:
+        """Drop the first chunk of the queue and put fresh noise at its end."""
+        c = self.config.chunk
+        queue = self._window[..., self.config.num_context :]
+        for buffer in (queue, self._denoised):
+            buffer[..., :-c] = buffer[..., c:].clone()
+        queue[..., -c:] = draw_noise(self.generators, queue.shape[1], c, self.device)
         self._denoised[..., -c:] = 0.0
-        if not emitted:
-            self._num_chunks += 1
-        elif not first:
-            kept = min(self._num_context + c, config.num_context)
-            if config.context_noise and kept:
-                self._add_context_noise(min(c, kept))
-            self._num_context = kept
+
+    def _shift_context(self) -> None:
+        """Take the chunk that was emitted into the context; a frozen one takes none once it is full."""
+        config = self.config
+        is_full = self._num_context == config.num_context
+        if not config.num_context or (is_full and config.context_mode == "frozen"):
+            return
+        with_emitted = self._window[..., : config.num_context + config.chunk]
+        self._window[..., : config.num_context] = with_emitted[..., -config.num_context :].clone()
+        self._num_context = min(self._num_context + config.chunk, config.num_context)
+        self._add_context_noise(min(config.chunk, config.num_context))
 
     def _add_context_noise(self, num_frames: int) -> None:
         """Bring the newest context frames to the context's noise level."""
-        end = self.config.num_context
-        newest = self._window[..., end - num_frames : end]
-        noise = draw_noise(self.generators, newest.shape[1], num_frames, self.device)
-        newest.mul_(self._context_alpha).add_(noise, alpha=self._context_sigma)
+        if self.config.context_noise and num_frames:
+            newest = self._window[..., self.config.num_context - num_frames : self.config.num_context]
+            noise = draw_noise(self.generators, newest.shape[1], num_frames, self.device)
+            newest.mul_(self._context_alpha).add_(noise, alpha=self._context_sigma)
 
     @torch.no_grad()
     def _step(self, coefficients: StepCoefficients) -> None:
-        """Move every chunk in the queue by one step of the grid."""
-        num_queued = self._num_chunks * self.config.chunk
-        queued = coefficients.last(num_queued)
-        t = torch.cat((self._context_t[: self._num_context], queued.t))  # (frames,)
-        x = self._window[..., -len(t) :]
-        v = self.denoiser(x, t.expand(len(x), -1))
+        """Move the chunks under way by one step of the grid; one coefficient for each of their frames."""
+        config = self.config
+        num_active = len(coefficients.t)
+        num_behind = self._denoised.shape[-1] - num_active if config.preroll == "full" else 0
+        first = config.num_context - self._num_context
+        t = torch.cat((self._context_t[: self._num_context], coefficients.t, self._noise_t[:num_behind]))  # (frames,)
+        v = self.denoiser(self._window[..., first : first + len(t)], t.expand(len(self._window), -1))
         if self._forget:
-            queued = replace(queued, extrapolation=torch.zeros_like(queued.extrapolation))
+            coefficients = replace(coefficients, extrapolation=torch.zeros_like(coefficients.extrapolation))
             self._forget = False
-        queue, denoised = self._window[..., -num_queued:], self._denoised[..., -num_queued:]
-        noise = None
-        if self.config.eta > 0:
-            noise = draw_noise(self.generators, queue.shape[1], num_queued, self.device)
-        x_next, estimate = step(queue, v[..., -num_queued:], denoised, queued, noise)
+        queue = self._window[..., config.num_context :][..., :num_active]
+        denoised = self._denoised[..., :num_active]
+        noise = draw_noise(self.generators, queue.shape[1], num_active, self.device) if config.eta > 0 else None
+        x_next, estimate = step(queue, v[..., self._num_context :][..., :num_active], denoised, coefficients, noise)
         queue.copy_(x_next)
         denoised.copy_(estimate)
-
-    def _emit(self) -> Tensor:
-        start = self.config.num_context
-        return self._window[..., start : start + self.config.chunk].clone()
 
     def continue_from(self, latents: Tensor) -> None:
         """Start the stream after given clean latents (batch, channels, frames), of which the last K are the context.
@@ -185,7 +192,7 @@ class Fifo(Iterator[Tensor]):
         Raises:
             ValueError: the stream has begun, or batch or channels differ.
         """
-        batch, channels, window = self._window.shape
+        batch, channels, _ = self._window.shape
         if self._num_chunks:
             raise ValueError("continue_from must come before the first chunk")
         if latents.ndim != 3 or latents.shape[:2] != (batch, channels):
@@ -194,10 +201,9 @@ class Fifo(Iterator[Tensor]):
         if not self._num_context:
             return
         context = latents[..., -self._num_context :].to(self._window)
-        if self.config.context_noise:
-            noise = draw_noise(self.generators, channels, self._num_context, self.device)
-            context = self._context_alpha * context + self._context_sigma * noise
-        self._window[..., window - self._num_context :] = context
+        end = self.config.num_context
+        self._window[..., end - self._num_context : end] = context
+        self._add_context_noise(self._num_context)
 
     def change_denoiser(self, denoiser: Denoiser) -> None:
         """Go on with another denoiser, for example another prompt; its first step is first order."""

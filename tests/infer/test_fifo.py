@@ -72,6 +72,20 @@ def test_levels_that_the_network_sees():
     assert torch.equal(denoiser.times[2], expected[0][-4:])
 
 
+def test_full_preroll_shows_pure_noise_behind_the_chunks_under_way():
+    recorder = ContextRecorder()
+    stream = make(replace(SMALL, preroll="full"), recorder)
+    next(stream)
+    grid = time_grid(6).tolist()
+    assert [t.tolist() for t in recorder.times[:3:2]] == [
+        [1.0] * 6,
+        [grid[4]] * 2 + [1.0] * 4,
+    ]
+    assert recorder.times[4].tolist() == [grid[2]] * 2 + [grid[4]] * 2 + [1.0] * 2
+    waiting = recorder.windows[0][..., 4:]
+    assert all(torch.equal(window[..., 4:], waiting) for window in recorder.windows[:5])
+
+
 @pytest.mark.parametrize("method", ["ddim", "dpmpp_2m"])
 @pytest.mark.parametrize(("chunk", "num_chunks", "micro_steps"), [(1, 12, 1), (2, 6, 2), (4, 3, 4)])
 def test_frames_take_the_ordinary_samplers_path(method: Method, chunk: int, num_chunks: int, micro_steps: int):
@@ -88,7 +102,7 @@ def test_frames_take_the_ordinary_samplers_path(method: Method, chunk: int, num_
     [
         SMALL,
         replace(SMALL, context_mode="frozen"),
-        replace(SMALL, context_mode="none"),
+        replace(SMALL, context_mode="none", preroll="full"),
         replace(SMALL, sampler="dpmpp_2m_sde", eta=1.0, context_noise=0.05),
         replace(SMALL, context=1, chunk=3),
     ],
