@@ -15,7 +15,7 @@
 | side | `side` left/right: 20 dB apart; center: equal and correlated; wide: equal and decorrelated | level difference \
 and correlation of the two channels |
 | brightness | `brightness` dark/neutral/bright | spectral centroid, against the kind's neutral value |
-| loudness | `loudness`: loud frames at -34, -22, -12 dBFS | 95th percentile of the 50 ms rms |
+| loudness | `loudness`: loud frames at -34, -20, -12 dBFS | 95th percentile of the 50 ms rms |
 | distance | `distance`: distant is 8 dB softer, dull and reverberant | centroid, decay after onsets |
 | course | `shape` | level of the first against the last third; for passing, side over time |
 | length | `seconds_total`, `start_seconds`, `seconds` | time above the noise floor (-75 dBFS) |

@@ -154,7 +154,7 @@ def draw_clip(seed: int, *, held_out: bool = False) -> Clip:
         needed = (
             tuple(must.get(f, f) for f in fixed or () if f != "kind") if fixed and layer.kind == fixed["kind"] else ()
         )
-        stated.append(replace(layer, stated=choose_facts(layer, words, needed)))
+        stated.append(replace(layer, stated=choose_facts(layer, words, needed, len(layers))))
     number = True if fixed and "tempo_bpm" in fixed else None
     prompt = caption(stated, words, held_out_form=reason == "wording", sequence=sequence, number=number)
     audio = mix(stated, sound_seeds, np.random.Generator(np.random.PCG64(floor_seed)))

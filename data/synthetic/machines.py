@@ -119,8 +119,9 @@ def render_typewriter(layer: Layer, rng: np.random.Generator) -> np.ndarray:
 def render_heartbeat(layer: Layer, rng: np.random.Generator) -> np.ndarray:
     """A heart: lub on every beat, a weaker dub a third of a beat later."""
     base = rng.uniform(52, 68)
-    lub = sweep(base * 1.7, base * 0.8, 0.13)
-    dub = 0.4 * sweep(base * 1.9, base * 1.1, 0.09)
+    thud = burst_bank("heart", ((60, -10), (150, 0), (350, -6), (1200, -40)), 0.13, 0.02)
+    lub = sweep(base * 1.7, base * 0.8, 0.13) + 0.5 * thud[0]
+    dub = 0.4 * (sweep(base * 1.9, base * 1.1, 0.13) + 0.5 * thud[1])
     times = beats(layer.seconds, layer.beat_seconds)
     both = np.concatenate((times, times + min(0.3, 0.34 * layer.beat_seconds)))
     choice = np.repeat((0, 1), len(times))

@@ -54,10 +54,10 @@ def held_note(hz: float, seconds: float, harmonics: tuple[float, ...], attack: f
 def render_drums(layer: Layer, rng: np.random.Generator) -> np.ndarray:
     """Four on the floor: kick on every beat, snare on two and four, hats on the eighths."""
     kick = sweep(150, 45, 0.22) * decay(0.22, 0.06)
-    snare = 0.55 * burst_bank("snare", ((150, -10), (400, -2), (3000, 0), (12000, -8)), 0.18, 0.03)[0]
+    snare = 0.8 * burst_bank("snare", ((150, -10), (400, -2), (3000, 0), (12000, -8)), 0.18, 0.03)[0]
     snare[: samples(0.08)] += 0.4 * sweep(240, 170, 0.08)
-    hat = 0.16 * burst_bank("hat", ((3000, -30), (7000, 0), (16000, 0)), 0.05, 0.01)[0]
-    opened = 0.16 * burst_bank("open hat", ((3000, -30), (7000, 0), (16000, 0)), 0.25, 0.05)[0]
+    hat = 0.25 * burst_bank("hat", ((3000, -30), (7000, 0), (16000, 0)), 0.05, 0.01)[0]
+    opened = 0.25 * burst_bank("open hat", ((3000, -30), (7000, 0), (16000, 0)), 0.25, 0.05)[0]
     times = beats(layer.seconds, layer.beat_seconds)
     backbeat = times[1::2]
     eighths = np.concatenate((times, times + layer.beat_seconds / 2)) if layer.timbre != "sparse" else times
@@ -67,14 +67,9 @@ def render_drums(layer: Layer, rng: np.random.Generator) -> np.ndarray:
     for onsets, kernel in parts:
         audio += scatter(layer.num_samples, onsets, [kernel], np.zeros(len(onsets), dtype=int), np.ones(len(onsets)))
     if rng.random() < 0.5:  # a fill on the last beat
-        fill = times[-1] + layer.beat_seconds * np.array([0.0, 0.25, 0.5, 0.75])
-        audio += scatter(
-            layer.num_samples,
-            fill[fill < layer.seconds - 0.1],
-            [snare],
-            np.zeros(np.sum(fill < layer.seconds - 0.1), dtype=int),
-            np.full(np.sum(fill < layer.seconds - 0.1), 0.5),
-        )
+        fill = times[-1] + layer.beat_seconds * np.array([0.25, 0.5, 0.75])
+        fill = fill[fill < layer.seconds - 0.1]
+        audio += scatter(layer.num_samples, fill, [snare], np.zeros(len(fill), dtype=int), np.full(len(fill), 0.5))
     return audio
 
 

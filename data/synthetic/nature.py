@@ -29,7 +29,8 @@ def render_rain(layer: Layer, rng: np.random.Generator) -> np.ndarray:
         burst_bank("drop", ((500, -10), (3000, 0), (16000, -6)), 0.01, 0.0012)
     )
     times = poisson(rng, layer.seconds, rate)
-    gains = rng.exponential(0.35, (1, len(times))) * np.abs(np.stack((lean := rng.random(len(times)), 1 - lean)))
+    lean = rng.random(len(times))
+    gains = np.minimum(rng.exponential(0.35, len(times)), 1.0) * np.stack((lean, 1 - lean))
     body = scatter(n, times, drops, rng.integers(len(drops), size=len(times)), gains)
     return body + hiss_level * hiss * wander(rng, n, 0.5, 0.8, 1.0)
 

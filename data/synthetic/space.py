@@ -8,7 +8,7 @@ from scipy import fft
 from data.synthetic.layers import SAMPLE_RATE, Layer, samples
 from data.synthetic.signals import Shape, db_to_gain, ramp, spectral_gain
 
-LEVELS_DB = {"quiet": -34.0, "medium": -22.0, "loud": -12.0}
+LEVELS_DB = {"quiet": -34.0, "medium": -20.0, "loud": -12.0}
 """Level of a layer's loud 50 ms frames (95th percentile), dBFS."""
 SIDE_DB = 20.0
 """Level difference between the ears of a sound on the left or right."""
