@@ -18,20 +18,9 @@ _PICKLED = "pytorch_model*.bin"
 _DESCRIPTIONS = ["*.json", "*.txt", "*.model"]
 
 
-def is_hub_name(source: str | Path) -> bool:
-    """Whether `source` reads as "owner/name" and not as a path below an existing folder."""
-    name = str(source)
-    return (
-        bool(re.fullmatch(r"[\w][\w-]*/[\w][\w.-]*", name))
-        and not Path(name).parts[0].startswith(".")
-        and not (Path(name).parent.is_dir())
-    )
-
-
-def is_huggingface_folder(source: str | Path) -> bool:
-    """Whether `source` is a folder with a Hugging Face config.json."""
-    path = Path(source) / CONFIG_NAME
-    return path.is_file() and "model_type" in json.loads(path.read_text())
+def is_pretrained(source: str | Path) -> bool:
+    """Whether `source` names a Hugging Face model: a folder with one, or "owner/name" that is no path here."""
+    return _is_model_folder(source) or _is_hub_name(source)
 
 
 def locate_pretrained(source: str | Path) -> Path:
@@ -40,9 +29,9 @@ def locate_pretrained(source: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither a folder with a model nor a name that can be reached.
     """
-    if is_huggingface_folder(source):
+    if _is_model_folder(source):
         return Path(source)
-    if not is_hub_name(source):
+    if not _is_hub_name(source):
         raise FileNotFoundError(f"no Hugging Face model in {source}: expected a folder with {CONFIG_NAME} and weights")
     import huggingface_hub  # half a second, wanted here alone
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -81,3 +70,13 @@ def read_pretrained(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     if not files:
         raise FileNotFoundError(f"no weights in {folder}: expected model.safetensors (or its shards)")
     return config, state
+
+
+def _is_model_folder(source: str | Path) -> bool:
+    path = Path(source) / CONFIG_NAME
+    return path.is_file() and "model_type" in json.loads(path.read_text())
+
+
+def _is_hub_name(source: str | Path) -> bool:
+    path = Path(source)
+    return bool(re.fullmatch(r"\w[\w-]*/\w[\w.-]*", str(source))) and not path.exists() and not path.parent.is_dir()

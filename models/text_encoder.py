@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.checkpoint import load_part, load_weights, save_part
 from models.clap_text import ClapTextConfig, ClapTextTower, text_config_from_huggingface, text_state_from_huggingface
-from models.huggingface import is_hub_name, is_huggingface_folder, locate_pretrained, read_pretrained
+from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
+from models.meta import without_weights
 from models.t5 import T5Encoder, T5EncoderConfig, t5_config_from_huggingface, t5_state_from_huggingface
 from models.tokenizer import load_pretrained_tokenizer, load_tokenizer, save_tokenizer
 
@@ -143,7 +144,7 @@ class TextEncoder(nn.Module):
             FileNotFoundError: there is no model in `source`.
             ValueError: it is not a CLAP or T5 model, or its weights do not fit.
         """
-        if is_huggingface_folder(source) or (is_hub_name(source) and not Path(source).exists()):
+        if is_pretrained(source):
             return cls._load_pretrained(locate_pretrained(source), max_tokens)
         config, state = load_part(source, PART)
         return cls._build(TextEncoderConfig(**config), load_tokenizer(Path(source) / TOKENIZER_FOLDER), state, source)
@@ -170,7 +171,7 @@ class TextEncoder(nn.Module):
     def _build(
         cls, config: TextEncoderConfig, tokenizer: Tokenizer, state: dict[str, Tensor], where: str | Path
     ) -> "TextEncoder":
-        with torch.device("meta"):
+        with without_weights():
             encoder = cls(config, tokenizer)
         load_weights(encoder, state, where)
         return encoder.requires_grad_(False)
@@ -184,9 +185,8 @@ def tokenize(tokenizer: Tokenizer, prompts: list[str], pad_id: int, device: torc
     encodings = tokenizer.encode_batch(prompts)
     cut = [prompt for prompt, encoding in zip(prompts, encodings, strict=True) if encoding.overflowing]
     if cut:
-        logger.warning(
-            "%d prompts are longer than %d tokens and were cut, e.g. %r", len(cut), _limit(tokenizer), cut[0]
-        )
+        limit = tokenizer.truncation["max_length"] if tokenizer.truncation else 0
+        logger.warning("%d prompts are longer than %d tokens and were cut, e.g. %r", len(cut), limit, cut[0])
     rows = [torch.tensor(encoding.ids, dtype=torch.long) for encoding in encodings]
     token_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     lengths = torch.tensor([len(row) for row in rows])
