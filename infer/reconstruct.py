@@ -1,0 +1,213 @@
+"""Command line: pass audio through the VAE and back, to hear and to measure what it keeps.
+
+    python -m infer.reconstruct IN OUT [--model checkpoints/demo] [--metrics]
+
+IN and OUT are two files, or two folders: every audio file under IN, at any depth, becomes a file of the same name
+under OUT (with `.wav` appended where its format cannot be written). Files of any length are read, coded and written in
+pieces at constant memory.
+"""
+
+import dataclasses
+import logging
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioFile, AudioReadError
+from data.audio_writer import WRITER_SUFFIXES, AudioWriter
+from data.cli import run
+from infer.reconstruction_metrics import ReconstructionMetrics, ReconstructionReport
+from models.device import resolve_device
+from models.streaming import StreamingDecoder, StreamingEncoder
+from models.vae import VAE
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
+READ_FRAMES = 172  # latent frames a read, 4 s
+PUSH_FRAMES = 16  # latent frames a network call on a CPU, whose caches hold no more
+
+
+def main(
+    source: Path, destination: Path, model: Path = DEFAULT_MODEL, metrics: bool = False, device: str = "auto"
+) -> None:
+    """Pass audio through the VAE and back.
+
+    Args:
+        source: an audio file, or a folder of them.
+        destination: a wav, flac or ogg file to write, or a folder.
+        model: folder of a checkpoint with a VAE.
+        metrics: print how far each reconstruction is from its original.
+        device: auto, cuda, mps or cpu.
+
+    Raises:
+        FileNotFoundError: no such source or model, or no folder to write into.
+        ValueError: no audio in the folder, or files that could not be read (the others are done all the same).
+    """
+    pairs = find_pairs(source, destination)
+    vae = VAE.load(model).to(resolve_device(device))
+    check_vae(vae)
+    reports: dict[str, ReconstructionReport] = {}
+    failures: list[str] = []
+    for path, target in pairs:
+        try:
+            report = reconstruct_file(vae, path, target, metrics)
+        except AudioReadError as error:
+            if not source.is_dir():
+                raise
+            logger.error("left out: %s", error)
+            failures.append(path.name)
+            continue
+        if report is not None:
+            reports[str(path.relative_to(source)) if source.is_dir() else path.name] = report
+    if reports:
+        sys.stdout.write(format_table(reports))
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(pairs)} files could not be read: {', '.join(failures[:5])}")
+
+
+def find_pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
+    """Return which file becomes which; makes the output folders of a folder."""
+    if source.is_dir():
+        return _find_pairs_in_folder(source, destination)
+    if not source.exists():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    target = destination / _writable_name(source) if destination.is_dir() else destination
+    if target.resolve() == source.resolve():
+        raise ValueError(f"{source} would be written over itself, choose another output")
+    return [(source, target)]
+
+
+def _find_pairs_in_folder(source: Path, destination: Path) -> list[tuple[Path, Path]]:
+    if destination.resolve() == source.resolve() or destination.is_file():
+        raise ValueError(f"the output of a folder must be another folder, got {destination}")
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {destination}: the folder {destination.parent} does not exist")
+    inside = destination.resolve()
+    paths = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and inside not in path.resolve().parents
+    ]
+    if not paths:
+        raise ValueError(f"no audio in {source}: expected files ending in {', '.join(AUDIO_SUFFIXES)}")
+    pairs = [(path, destination / path.relative_to(source).with_name(_writable_name(path))) for path in paths]
+    for _, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return pairs
+
+
+def _writable_name(path: Path) -> str:
+    return path.name if path.suffix.lower() in WRITER_SUFFIXES else f"{path.name}.wav"
+
+
+def check_vae(vae: VAE) -> None:
+    """Refuse a VAE for other audio than this command reads and writes."""
+    rate, channels = vae.config.sample_rate, vae.config.audio_channels
+    if rate != SAMPLE_RATE or channels not in (1, 2):
+        raise ValueError(f"the model must be for 1 or 2 channels at {SAMPLE_RATE} Hz, got {channels} at {rate} Hz")
+
+
+def reconstruct_file(vae: VAE, source: Path, target: Path, measure: bool) -> ReconstructionReport | None:
+    """Write the reconstruction of one file, of the same length; an interruption leaves what was made."""
+    metrics = ReconstructionMetrics(SAMPLE_RATE, vae.config.audio_channels) if measure else None
+    with AudioFile(source) as file, AudioWriter(target, SAMPLE_RATE) as writer:
+        seconds = file.num_samples / SAMPLE_RATE
+        bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+        with tqdm(total=seconds, desc=source.name, unit="s", bar_format=bar_format) as bar:
+            for original, reconstruction in reconstruct(vae, read_pieces(vae, file)):
+                writer.write(reconstruction.expand(2, -1))
+                if metrics is not None:
+                    metrics.push(reconstruction, original)
+                bar.update(reconstruction.shape[-1] / SAMPLE_RATE)
+    return metrics.report() if metrics is not None else None
+
+
+def read_pieces(vae: VAE, file: AudioFile) -> Iterator[Tensor]:
+    """Read a file in pieces of some seconds: (audio_channels, samples) each, folded to mono for a mono VAE."""
+    length = READ_FRAMES * vae.hop_length
+    for start in range(0, file.num_samples, length):
+        audio = torch.from_numpy(file.read(start, length))
+        yield audio if vae.config.audio_channels == 2 else audio.mean(dim=0, keepdim=True)
+
+
+def reconstruct(vae: VAE, pieces: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pass a stream of audio through the VAE, with the posterior's mean as latents.
+
+    Yields:
+        Original and reconstruction of the same stretch of time, (audio_channels, samples) each on the CPU; joined,
+        they are as long as the input.
+    """
+    device = vae.latent_mean.device
+    encoder, decoder = StreamingEncoder(vae), StreamingDecoder(vae)
+    waiting = Waiting()
+    push_samples = (PUSH_FRAMES if device.type == "cpu" else READ_FRAMES) * vae.hop_length
+    for piece in pieces:
+        for audio in piece.split(push_samples, dim=-1):
+            waiting.push(audio)
+            made = decoder.push(encoder.push(audio[None].to(device)).mean)[0].cpu()
+            if made.shape[-1]:
+                yield waiting.take(made.shape[-1]), made
+    rest = torch.cat((decoder.push(encoder.finish().mean), decoder.finish()), dim=-1)[0].cpu()
+    num_samples = waiting.num_samples  # the rest is longer by the last frame's padding
+    yield waiting.take(num_samples), rest[:, :num_samples]
+
+
+class Waiting:
+    """Audio that is read but not yet reconstructed, first in, first out."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Tensor] = deque()
+        self.num_samples = 0
+
+    def push(self, audio: Tensor) -> None:
+        """Add (channels, samples) at the end."""
+        self._pieces.append(audio)
+        self.num_samples += audio.shape[-1]
+
+    def take(self, num_samples: int) -> Tensor:
+        """Remove and return (channels, num_samples) from the front."""
+        audio = torch.cat(tuple(self._pieces), dim=-1)
+        self._pieces.clear()
+        self.num_samples = 0
+        self.push(audio[:, num_samples:].clone())
+        return audio[:, :num_samples]
+
+
+def format_table(reports: dict[str, ReconstructionReport]) -> str:
+    """One line per file and one for their mean, tab-separated after a header."""
+    names = [field.name for field in dataclasses.fields(ReconstructionReport)]
+    rows = {name: [getattr(report, metric) for metric in names] for name, report in reports.items()}
+    if len(rows) > 1:
+        known = [[value for value in column if value is not None] for column in zip(*rows.values(), strict=True)]
+        rows["mean"] = [sum(values) / len(values) if values else None for values in known]
+    lines = [["file", *names]]
+    lines += [[name, *("-" if v is None else f"{v:.3f}" for v in values)] for name, values in rows.items()]
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def name_positionals(arguments: list[str]) -> list[str]:
+    """Give `IN OUT`, wherever they stand, their names, and a bare `--metrics` its value."""
+    names = [name for name in ("--source", "--destination") if name not in {a.split("=")[0] for a in arguments}]
+    rest, named = deque(arguments), []
+    while rest:
+        argument = rest.popleft()
+        if names and not argument.startswith("-"):
+            named += [names.pop(0), argument]
+        elif argument == "--metrics" and (not rest or rest[0] not in ("true", "false")):
+            named.append("--metrics=true")
+        else:
+            named.append(argument)
+            takes_value = argument.startswith("--") and "=" not in argument and argument not in ("--help", "--debug")
+            if takes_value and rest:
+                named.append(rest.popleft())
+    return named
+
+
+if __name__ == "__main__":
+    run(main, argv=name_positionals(sys.argv[1:]))

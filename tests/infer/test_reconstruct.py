@@ -1,0 +1,138 @@
+"""The reconstruct command: files and folders through a tiny VAE, the same as whole-file coding."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from data.cli import run
+from infer import reconstruct
+from infer.reconstruct import main, name_positionals
+from models.vae import VAE, VAEConfig
+
+RATE = 44_100
+
+
+def save_tiny_vae(folder: Path, **changes: int) -> VAE:
+    sizes = {"hop_length": 32, "latent_channels": 4, "encoder_width": 2, "decoder_width": 16} | changes
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(encoder_strides=(4, 8), decoder_strides=(8, 4), dilations=(1, 3), **sizes))
+    output = vae.decoder[-2]
+    assert isinstance(output, torch.nn.Conv1d)
+    output.weight.data *= 10
+    vae.save(folder, torch.float32)
+    return VAE.load(folder)
+
+
+@pytest.fixture
+def vae(tmp_path: Path) -> VAE:
+    return save_tiny_vae(tmp_path / "model")
+
+
+def write_noise(path: Path, num_samples: int, rate: int = RATE, channels: int = 2, seed: int = 0) -> np.ndarray:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    audio = 0.3 * np.random.default_rng(seed).standard_normal((num_samples, channels)).clip(-3, 3)
+    soundfile.write(path, audio, rate)
+    return audio
+
+
+def test_file_equals_whole_coding(vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reconstruct, "READ_FRAMES", 100)
+    write_noise(tmp_path / "in.wav", 10_001)
+    main(tmp_path / "in.wav", tmp_path / "out.wav", tmp_path / "model")
+    original = soundfile.read(tmp_path / "in.wav", dtype="float32")[0].T
+    result, rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    with torch.no_grad():
+        whole = vae.decode(vae.encode(torch.from_numpy(original)[None]))[0, :, :10_001]
+    assert rate == RATE
+    assert np.abs(result).max() > 0.05
+    np.testing.assert_allclose(result.T, whole.numpy(), atol=1 / 32_768)
+
+
+@pytest.mark.parametrize("num_samples", [1, 31, 32, 16 * 32 + 1])
+def test_every_length_is_kept(vae: VAE, tmp_path: Path, num_samples: int):
+    write_noise(tmp_path / "in.wav", num_samples)
+    main(tmp_path / "in.wav", tmp_path / "out.flac", tmp_path / "model", metrics=True)
+    assert soundfile.info(tmp_path / "out.flac").frames == num_samples
+    assert vae.hop_length == 32
+
+
+@pytest.mark.usefixtures("vae")
+def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_noise(tmp_path / "in" / "a.wav", 5_000)
+    write_noise(tmp_path / "in" / "deep" / "b.flac", 3_000, rate=22_050, channels=1)
+    write_noise(tmp_path / "in" / "c.mp3", 4_000)
+    (tmp_path / "in" / "notes.txt").write_text("no audio")
+    main(tmp_path / "in", tmp_path / "out", tmp_path / "model", metrics=True)
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert written == ["a.wav", "c.mp3.wav", "deep/b.flac"]
+    assert soundfile.info(tmp_path / "out" / "deep" / "b.flac").frames == 6_000
+    table = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in table] == ["file", "a.wav", "c.mp3", "deep/b.flac", "mean"]
+    assert all(len(row) == 6 for row in table)
+    assert float(table[-1][1]) == pytest.approx(np.mean([float(row[1]) for row in table[1:4]]), abs=1e-3)
+
+
+@pytest.mark.usefixtures("vae")
+def test_unreadable_file_is_named_and_the_others_are_done(tmp_path: Path):
+    write_noise(tmp_path / "in" / "a.wav", 5_000)
+    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF nothing")
+    with pytest.raises(ValueError, match=r"1 of 2 files could not be read: broken\.wav"):
+        main(tmp_path / "in", tmp_path / "out", tmp_path / "model")
+    assert soundfile.info(tmp_path / "out" / "a.wav").frames == 5_000
+
+
+def test_mono_model_writes_both_sides(tmp_path: Path):
+    save_tiny_vae(tmp_path / "model", audio_channels=1)
+    write_noise(tmp_path / "in.wav", 2_000)
+    main(tmp_path / "in.wav", tmp_path / "out.wav", tmp_path / "model", metrics=True)
+    result = soundfile.read(tmp_path / "out.wav")[0]
+    assert np.abs(result).max() > 0
+    assert (result[:, 0] == result[:, 1]).all()
+
+
+@pytest.mark.usefixtures("vae")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.wav", "out.wav"], "no such file or folder"),
+        (["in.wav", "no_folder/out.wav"], "does not exist"),
+        (["in.wav", "in.wav"], "written over itself"),
+        (["in.wav", "out.xyz"], ".xyz"),
+        (["empty", "out"], "no audio"),
+        (["in.wav", "out.wav", "--model", "nothing"], "nothing"),
+        (["in.wav", "out.wav", "--modle", "m"], "--modle"),
+        (["in.wav"], "destination"),
+    ],
+)
+def test_user_errors_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+):
+    monkeypatch.chdir(tmp_path)
+    write_noise(tmp_path / "in.wav", 100)
+    (tmp_path / "empty").mkdir()
+    before = (tmp_path / "in.wav").read_bytes()
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", "model"]
+    with pytest.raises(SystemExit) as stop:
+        run(main, argv=name_positionals(arguments))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert message in error
+    assert (tmp_path / "in.wav").read_bytes() == before
+
+
+def test_positionals_get_their_names():
+    named = ["--source", "a", "--destination", "b"]
+    assert name_positionals(["a", "b"]) == named
+    assert name_positionals(["--metrics", "a", "b"]) == ["--metrics=true", *named]
+    assert name_positionals(["a", "--model", "m", "b"]) == ["--source", "a", "--model", "m", "--destination", "b"]
+    assert name_positionals(["--source=x", "b"]) == ["--source=x", "--destination", "b"]
+    assert name_positionals(["a", "b", "--metrics", "false"]) == [*named, "--metrics", "false"]
