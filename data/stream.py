@@ -190,7 +190,12 @@ class ValidationBatches:
         if self._kept is not None:
             yield from self._kept
             return
-        items = DataLoader(_ValidationItems(self.source, self.indices), batch_size=None, num_workers=self.num_workers)
+        items = DataLoader(
+            _ValidationItems(self.source, self.indices),
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=_unchanged,
+        )
         results = (_raise_draw_error(result) for result in items)
         kept: list[Batch] = []
         size = 0

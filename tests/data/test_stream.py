@@ -22,7 +22,7 @@ class Numbers:
         return [{"draw": index, "crop": crop, "value": np.array([index, crop], np.float32)} for crop in range(3)]
 
     def draw_validation(self, index: int) -> Item:
-        return {"draw": index, "prompt": f"item {index}"}
+        return {"draw": index, "prompt": f"item {index}", "value": np.zeros(2, np.float32)}
 
 
 class Broken(Numbers):
