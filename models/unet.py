@@ -171,7 +171,6 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv1d(config.widths[0], config.latent_channels, 3, padding=1)
         with torch.no_grad():
             self.conv_out.weight.mul_(0.1)
-            nn.init.zeros_(self.conv_out.bias)
 
     def forward(
         self,

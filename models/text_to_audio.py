@@ -1,0 +1,217 @@
+"""The whole model: text encoder, timing, U-Net and VAE in one module and one folder.
+
+    prompts, seconds ──► Conditioning: context (batch, tokens, width), context_mask (batch, tokens), True = keep
+    noisy latents, t, conditioning ──► v (batch, latent_channels, frames)
+
+The context is the text's tokens, then one token for seconds_start and one for seconds_total. A dropped conditioning is
+a learned null sequence instead of all of them. A folder holds the parts "vae", "text_encoder", "conditioner" and
+"unet".
+
+Source: Evans et al. 2024 (2402.04825), section 3.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.checkpoint import load_part, load_weights, save_part
+from models.meta import without_weights
+from models.text_encoder import TextEncoder
+from models.timing import TimingConfig, TimingEmbedder
+from models.unet import UNet, UNetConfig
+from models.vae import VAE
+
+Seconds = float | Sequence[float | None] | Tensor | None
+"""One value for all prompts or one each; None, or NaN, where it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionerConfig:
+    """What is learned between the text encoder and the U-Net."""
+
+    timing: TimingConfig = field(default_factory=TimingConfig)
+    """Timing tables; their width is the text encoder's."""
+    num_null_tokens: int = 4
+    """Tokens of the learned null sequence."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.timing, dict):
+            object.__setattr__(self, "timing", TimingConfig(**self.timing))
+        if self.num_null_tokens < 1:
+            raise ValueError(f"num_null_tokens must be at least 1, got {self.num_null_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToAudioConfig:
+    """The trained half of the model; VAE and text encoder have configurations of their own."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """The denoiser."""
+    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
+    """Timing and null sequence."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the U-Net attends to."""
+
+    context: Tensor
+    """(batch, tokens, width)."""
+    context_mask: Tensor
+    """(batch, tokens) bool, True = keep."""
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def __getitem__(self, rows: slice) -> "Conditioning":
+        """Take some of the batch."""
+        return Conditioning(self.context[rows], self.context_mask[rows])
+
+    def cat(self, other: "Conditioning") -> "Conditioning":
+        """Join two batches; the shorter sequence is padded and masked."""
+        tokens = max(self.context.shape[1], other.context.shape[1])
+        first, second = self.pad(tokens), other.pad(tokens)
+        return Conditioning(
+            torch.cat([first.context, second.context]), torch.cat([first.context_mask, second.context_mask])
+        )
+
+    def pad(self, tokens: int) -> "Conditioning":
+        """Extend to a number of tokens with masked ones."""
+        missing = tokens - self.context.shape[1]
+        return Conditioning(F.pad(self.context, (0, 0, 0, missing)), F.pad(self.context_mask, (0, missing)))
+
+    def expand(self, batch: int) -> "Conditioning":
+        """Repeat a batch of one."""
+        if len(self) not in (1, batch):
+            raise ValueError(f"can only expand a batch of 1, got {len(self)}")
+        return Conditioning(self.context.expand(batch, -1, -1), self.context_mask.expand(batch, -1))
+
+
+class Conditioner(nn.Module):
+    """Joins text and timing to one sequence, and holds the one that stands for no conditioning."""
+
+    def __init__(self, config: ConditionerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.timing = TimingEmbedder(config.timing)
+        self.null_sequence = nn.Parameter(torch.randn(config.num_null_tokens, config.timing.width))
+
+    def forward(
+        self, text_embeddings: Tensor, text_mask: Tensor, seconds_start: Tensor, seconds_total: Tensor
+    ) -> Conditioning:
+        """Append the timing tokens to text_embeddings (batch, tokens, width); seconds (batch,), NaN = not known."""
+        timing = self.timing(seconds_start, seconds_total).to(text_embeddings.dtype)  # (batch, 2, width)
+        keep = text_mask.new_ones(len(timing), timing.shape[1])
+        return Conditioning(torch.cat([text_embeddings, timing], dim=1), torch.cat([text_mask, keep], dim=1))
+
+    def null(self, batch: int) -> Conditioning:
+        """Return the null sequence for a batch."""
+        context = self.null_sequence.expand(batch, -1, -1)
+        return Conditioning(context, torch.ones(context.shape[:2], dtype=torch.bool, device=context.device))
+
+    def drop(self, conditioning: Conditioning, dropped: Tensor) -> Conditioning:
+        """Replace the samples marked in dropped (batch,) bool by the null sequence, text and timing together."""
+        null = self.null(len(conditioning))
+        tokens = max(conditioning.context.shape[1], null.context.shape[1])
+        kept, null = conditioning.pad(tokens), null.pad(tokens)
+        return Conditioning(
+            torch.where(dropped[:, None, None], null.context.to(kept.context.dtype), kept.context),
+            torch.where(dropped[:, None], null.context_mask, kept.context_mask),
+        )
+
+
+class TextToAudio(nn.Module):
+    """Text to audio latent diffusion; VAE and text encoder come trained and stay as they are."""
+
+    def __init__(self, config: TextToAudioConfig, vae: VAE, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        widths = {
+            "the text encoder": text_encoder.width,
+            "timing": config.conditioner.timing.width,
+            "the U-Net's context_width": config.unet.context_width,
+        }
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"widths must be equal, got {', '.join(f'{k} {v}' for k, v in widths.items())}")
+        if vae.config.latent_channels != config.unet.latent_channels:
+            raise ValueError(
+                f"the VAE has {vae.config.latent_channels} latent channels, the U-Net {config.unet.latent_channels}"
+            )
+        self.config = config
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.conditioner = Conditioner(config.conditioner)
+        self.unet = UNet(config.unet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.conditioner.null_sequence.device
+
+    def condition(
+        self, prompts: Sequence[str], seconds_start: Seconds = None, seconds_total: Seconds = None
+    ) -> Conditioning:
+        """Encode prompts and timing.
+
+        Raises:
+            ValueError: there are no prompts, or seconds are outside of the tables or not one for each prompt.
+        """
+        text_embeddings, text_mask = self.text_encoder.encode(list(prompts))
+        start = _seconds_tensor("seconds_start", seconds_start, len(prompts), self.device)
+        total = _seconds_tensor("seconds_total", seconds_total, len(prompts), self.device)
+        return self.embed(text_embeddings, text_mask, start, total)
+
+    def embed(
+        self, text_embeddings: Tensor, text_mask: Tensor, seconds_start: Tensor, seconds_total: Tensor
+    ) -> Conditioning:
+        """Join encoded text (batch, tokens, width), its mask and seconds (batch,), NaN where not known."""
+        return self.conditioner(text_embeddings, text_mask, seconds_start, seconds_total)
+
+    def null_condition(self, batch: int = 1) -> Conditioning:
+        """Return the learned sequence that stands for no text and no timing."""
+        return self.conditioner.null(batch)
+
+    def forward(
+        self, latents: Tensor, t: Tensor, conditioning: Conditioning, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """Predict v of noisy latents (batch, latent_channels, frames) at t, (batch,) or (batch, frames)."""
+        return self.unet(latents, t, conditioning.context, conditioning.context_mask, frame_mask)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write all parts into a folder that `load` reads."""
+        self.vae.save(folder, dtype=dtype)
+        self.text_encoder.save(folder, dtype=dtype)
+        save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
+        save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToAudio":
+        """Read a folder, in evaluation mode; VAE and text encoder take no gradients.
+
+        Raises:
+            FileNotFoundError: the folder is not a checkpoint.
+            ValueError: a part is missing, or its weights do not fit its configuration.
+        """
+        unet_config, unet_state = load_part(folder, "unet")
+        conditioner_config, conditioner_state = load_part(folder, "conditioner")
+        vae, text_encoder = VAE.load(folder), TextEncoder.load(folder)
+        config = TextToAudioConfig(unet=UNetConfig(**unet_config), conditioner=ConditionerConfig(**conditioner_config))
+        with without_weights():
+            model = cls(config, vae, text_encoder)
+        load_weights(model.unet, unet_state, f"{folder} (unet)")
+        load_weights(model.conditioner, conditioner_state, f"{folder} (conditioner)")
+        return model.to(device).eval()
+
+
+def _seconds_tensor(name: str, seconds: Seconds, batch: int, device: torch.device) -> Tensor:
+    """Bring seconds to (batch,) float32, NaN where not known."""
+    if not isinstance(seconds, Tensor):
+        values = [seconds] * batch if seconds is None or isinstance(seconds, int | float) else list(seconds)
+        seconds = torch.tensor([float("nan") if value is None else float(value) for value in values])
+    if seconds.shape != (batch,):
+        raise ValueError(f"{name} must be one value or one for each of {batch} prompts, got {tuple(seconds.shape)}")
+    return seconds.to(device, torch.float32)
