@@ -1,0 +1,196 @@
+"""Latents to sound as they come: streaming decode, a limiter that needs no look-ahead, files, pipes, progress.
+
+Chunks of latents (1, 64, frames) go in, pieces of audio (2, samples) at 44,100 Hz come out and are written at once, so
+that memory does not depend on the length and a stopped run leaves what was made.
+"""
+
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import SAMPLE_RATE
+from data.audio_writer import WRITER_SUFFIXES, AudioWriter
+from models.streaming import StreamingDecoder
+from models.vae import VAE
+
+RawFormat = Literal["s16le", "f32le"]
+
+LIMIT_ABOVE = 0.9
+FADE_SECONDS = 0.02
+STDOUT = "-"
+
+
+class Sink(Protocol):
+    """Where sound goes: `data.audio_writer.AudioWriter`, `RawSink`, or anything else with these two."""
+
+    def write(self, audio: Tensor, /) -> None:
+        """Take the next audio (2, samples)."""
+        ...
+
+    def close(self) -> None:
+        """End the sound."""
+        ...
+
+
+def soft_limit(audio: Tensor, above: float = LIMIT_ABOVE) -> Tensor:
+    """Bend what is louder than `above` smoothly into [-1, 1]; everything below is returned unchanged.
+
+    A fixed curve: what has been played already never has to be scaled again.
+    """
+    room = 1 - above
+    bent = above + room * torch.tanh((audio.abs() - above) / room)
+    return torch.where(audio.abs() > above, torch.copysign(bent, audio), audio)
+
+
+def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:
+    """Decode chunks (1, latent_channels, frames) to limited audio (2, samples), piece by piece.
+
+    Joined, the pieces are the decoding of all latents at once. The last ones come when `chunks` ends.
+
+    Raises:
+        ValueError: the decoded audio is not finite.
+    """
+    decoder = StreamingDecoder(vae)
+    for chunk in chunks:
+        yield _finished(decoder.push(chunk))
+    yield _finished(decoder.finish())
+
+
+def _finished(audio: Tensor) -> Tensor:
+    if not bool(torch.isfinite(audio).all()):
+        raise ValueError("the model made sound that is not finite: its weights are damaged or its training diverged")
+    return soft_limit(audio[0]).cpu()
+
+
+def cut(pieces: Iterable[Tensor], num_samples: int, fade_seconds: float = FADE_SECONDS) -> Iterator[Tensor]:
+    """End the audio after `num_samples`, the last `fade_seconds` of it faded to silence."""
+    fade_samples = min(round(fade_seconds * SAMPLE_RATE), num_samples)
+    done = 0
+    for piece in pieces:
+        piece = piece[:, : num_samples - done]
+        left = num_samples - done - torch.arange(1, piece.shape[1] + 1)  # samples that follow each one
+        if done + piece.shape[1] > num_samples - fade_samples:
+            piece = piece * torch.sin((left / max(fade_samples, 1)).clamp(max=1) * (math.pi / 2)) ** 2
+        done += piece.shape[1]
+        yield piece
+        if done == num_samples:
+            return
+
+
+class RawSink:
+    """Interleaved samples without a header on a file descriptor, standard output by default.
+
+    A slow reader holds the stream back; when the reader goes away, `write` raises BrokenPipeError.
+    """
+
+    def __init__(self, encoding: RawFormat = "s16le", descriptor: int | None = None):
+        self.encoding = encoding
+        self.descriptor = sys.stdout.fileno() if descriptor is None else descriptor
+
+    def __enter__(self) -> "RawSink":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def write(self, audio: Tensor) -> None:
+        """Write audio (2, samples); returns when all of it is handed over."""
+        samples = audio.detach().float().cpu().T.contiguous()  # (samples, 2)
+        if self.encoding == "s16le":
+            data = (samples * 32_768).round().clamp(-32_768, 32_767).numpy().astype("<i2")
+        else:
+            data = samples.numpy().astype("<f4")
+        view = memoryview(data.tobytes())
+        while view:
+            view = view[os.write(self.descriptor, view) :]
+
+    def close(self) -> None:
+        """Leave the descriptor open: it is not ours."""
+
+
+def open_sink(out: str, raw_format: RawFormat = "s16le") -> AudioWriter | RawSink:
+    """Open the file `out`, or standard output for "-"; a context manager.
+
+    Raises:
+        ValueError: the suffix is none that can be written.
+        FileNotFoundError: the folder does not exist.
+    """
+    return RawSink(raw_format) if out == STDOUT else AudioWriter(out)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything expensive is done.
+
+    Raises:
+        ValueError: the suffix is none that can be written, or the path is a folder.
+        FileNotFoundError: the folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder, give a file name")
+    if path.suffix.lower() not in WRITER_SUFFIXES:
+        raise ValueError(f"cannot write {path}: expected a name ending in {', '.join(WRITER_SUFFIXES)}")
+
+
+def check_seconds(seconds: float) -> None:
+    """Refuse a length that is no length."""
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"seconds must be a number above 0, got {seconds:g}")
+
+
+def file_name(prompt: str, seed: int, suffix: str = ".wav") -> str:
+    """Name a file after what is in it: heavy-rain-with-distant-thunder-0.wav."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
+    return f"{words[:60].rstrip('-_') or 'sound'}-{seed}{suffix}"
+
+
+def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float | None = None) -> bool:
+    """Write pieces (2, samples) to the sink as they come, with a progress bar.
+
+    The bar shows the seconds made, the time left and the real-time factor: time taken over sound made, counted from
+    the first sound on; below 1 is faster than real time.
+
+    Args:
+        total_seconds: length of the whole, None if it has no end.
+
+    Returns:
+        False if the reader went away before the end.
+    """
+    start = time.monotonic()
+    first_sound = 0.0  # when the first sound was there
+    first_seconds = seconds = 0.0  # its length, and all that was made
+    length = "" if total_seconds is None else f" of {total_seconds:g}"
+    remaining = " Ctrl-C ends it" if total_seconds is None else "|{bar}| {remaining} left"
+    bar_format = f"{{desc}}: {{n:.1f}}{length} s {remaining}{{postfix}}"
+    # Where there is no terminal every renewal is a line in a log.
+    interval = 0.1 if sys.stderr.isatty() else 20.0
+    with tqdm(total=total_seconds, desc=name, bar_format=bar_format, mininterval=interval) as bar:
+        try:
+            for piece in pieces:
+                sink.write(piece)
+                seconds += piece.shape[1] / SAMPLE_RATE
+                now = time.monotonic()
+                if not first_sound and seconds:
+                    first_sound, first_seconds = now, seconds
+                elif seconds > first_seconds:
+                    factor = (now - first_sound) / (seconds - first_seconds)
+                    bar.set_postfix_str(f"real-time factor {factor:.2f}", refresh=False)
+                bar.update(seconds - bar.n)
+        except BrokenPipeError:
+            return False
+        finally:
+            elapsed = time.monotonic() - start
+            waited = f", the first after {first_sound - start:.1f} s" if first_sound else ""
+            bar.write(f"{name}: {seconds:.1f} s of sound in {elapsed:.1f} s{waited}", file=sys.stderr)
+    return True

@@ -1,0 +1,187 @@
+"""From latents to sound: exact streaming, the limiter, cutting, sinks."""
+
+import os
+import threading
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from infer.stream import (
+    RawSink,
+    check_output,
+    check_seconds,
+    cut,
+    decode_stream,
+    file_name,
+    open_sink,
+    play,
+    soft_limit,
+)
+from models.vae import VAE, VAEConfig
+
+
+@pytest.fixture(scope="module")
+def vae() -> VAE:
+    torch.manual_seed(0)
+    return VAE(
+        VAEConfig(
+            encoder_width=4,
+            encoder_strides=(2, 4),
+            decoder_width=16,
+            decoder_strides=(4, 2),
+            hop_length=8,
+            latent_channels=3,
+        )
+    ).eval()
+
+
+def test_limiter_leaves_the_quiet_alone_and_never_exceeds_full_scale():
+    audio = torch.linspace(-5, 5, 20_001, dtype=torch.float64)
+    limited = soft_limit(audio)
+    quiet = audio.abs() <= 0.9
+    assert torch.equal(limited[quiet], audio[quiet])
+    assert limited.abs().max() <= 1
+    assert (limited.diff() >= 0).all()
+    assert torch.allclose(limited, -limited.flip(0))
+    slope = limited.diff() / audio.diff()
+    assert slope.diff().abs().max() < 0.02  # no corner where it begins
+    assert torch.allclose(soft_limit(limited)[quiet], audio[quiet])
+
+
+def test_streamed_decoding_is_the_whole_decoding(vae: VAE):
+    latents = torch.randn(1, 3, 40, generator=torch.Generator().manual_seed(1))
+    pieces = list(decode_stream(latents.split(7, dim=-1), vae))
+    with torch.no_grad():
+        whole = soft_limit(vae.decode(latents))[0]
+    assert len(pieces) > 3
+    assert torch.allclose(torch.cat(pieces, dim=-1), whole, atol=1e-6)
+
+
+def test_sound_that_is_not_finite_is_refused(vae: VAE):
+    with pytest.raises(ValueError, match="not finite"):
+        list(decode_stream([torch.full((1, 3, 40), float("nan"))], vae))
+
+
+@pytest.mark.parametrize("size", [1, 100, 999, 5000])
+def test_cut_ends_at_the_sample_with_a_fade(size: int):
+    pieces = torch.ones(2, 5000).split(size, dim=-1)
+    audio = torch.cat(list(cut(pieces, 3000)), dim=-1)
+    assert audio.shape == (2, 3000)
+    assert torch.equal(audio[:, : 3000 - 882], torch.ones(2, 3000 - 882))  # 20 ms
+    assert (audio.diff() <= 0).all()
+    assert audio[0, -1] == 0
+    assert audio.diff().abs().max() < 0.005
+
+
+def test_cut_asks_for_no_more_than_it_needs():
+    taken = []
+
+    def pieces():
+        for number in range(100):
+            taken.append(number)
+            yield torch.ones(2, 100)
+
+    assert sum(piece.shape[1] for piece in cut(pieces(), 250)) == 250
+    assert taken == [0, 1, 2]
+
+
+def test_playing_into_a_file_leaves_it_readable_after_every_piece(tmp_path: Path):
+    path = tmp_path / "sound.wav"
+    lengths = []
+
+    def pieces():
+        for _ in range(4):
+            yield torch.full((2, 4410), 0.25)
+            lengths.append(soundfile.info(path).frames)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_sink(str(path)) as sink:
+        play(pieces(), sink, "sound.wav", 10.0)
+    assert lengths == [4410, 8820, 13230, 17640]
+    audio, rate = soundfile.read(path)
+    assert rate == 44_100
+    assert np.allclose(audio, 0.25, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ["s16le", "f32le"])
+def test_raw_samples_are_interleaved(encoding):
+    read, write = os.pipe()
+    audio = torch.tensor([[0.0, 0.5, 1.0], [-0.25, -1.0, 0.125]])
+    RawSink(encoding, write).write(audio)
+    os.close(write)
+    data = os.read(read, 1000)
+    os.close(read)
+    values = np.frombuffer(data, "<i2") / 32768 if encoding == "s16le" else np.frombuffer(data, "<f4")
+    assert np.allclose(values, [0, -0.25, 0.5, -1, 1, 0.125], atol=1e-4)
+
+
+def test_a_slow_reader_gets_everything():
+    read, write = os.pipe()
+    received = bytearray()
+
+    def drain():
+        while data := os.read(read, 4096):
+            received.extend(data)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    audio = torch.rand(2, 200_000, generator=torch.Generator().manual_seed(0))
+    RawSink("f32le", write).write(audio)
+    os.close(write)
+    reader.join()
+    os.close(read)
+    assert np.array_equal(np.frombuffer(bytes(received), "<f4").reshape(-1, 2).T, audio.numpy())
+
+
+def test_a_reader_that_goes_away_ends_the_stream():
+    read, write = os.pipe()
+    sink = RawSink("s16le", write)
+    made = []
+
+    def pieces():
+        for number in range(5):
+            if number == 2:
+                os.close(read)
+            made.append(number)
+            yield torch.zeros(2, 10)
+
+    assert play(pieces(), sink, "-") is False
+    assert made == [0, 1, 2]
+    os.close(write)
+
+
+def test_progress_names_seconds_factor_and_summary(capfd: pytest.CaptureFixture[str]):
+    class Nowhere:
+        def write(self, audio: Tensor, /) -> None: ...
+
+        def close(self) -> None: ...
+
+    assert play(islice(iter([torch.zeros(2, 22_050)] * 4), 4), Nowhere(), "rain.wav", 2.0)
+    shown = capfd.readouterr()
+    assert "rain.wav: 2.0 s of sound in" in shown.err
+    assert "left" in shown.err
+    assert shown.out == ""
+
+
+def test_bad_requests(tmp_path: Path):
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="above 0"):
+            check_seconds(seconds)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        check_output(tmp_path / "no" / "a.wav")
+    with pytest.raises(ValueError, match=r"\.flac"):
+        check_output(tmp_path / "a.mp3")
+    with pytest.raises(ValueError, match="is a folder"):
+        check_output(tmp_path)
+
+
+def test_file_names():
+    assert file_name("Heavy rain, with distant thunder!", 3) == "heavy-rain-with-distant-thunder-3.wav"
+    assert file_name("???", 0) == "sound-0.wav"
+    assert file_name("réveil/../x", 0, ".flac") == "réveil-x-0.flac"
+    assert len(file_name("word " * 100, 0)) < 80
