@@ -50,6 +50,8 @@ def draw_layer(kind: Kind, seconds: float, rng: np.random.Generator, fixed: dict
         "mode": choose(rng, ("major", "minor")) if kind.keyed else None,
         "midi": int(rng.integers(kind.midi[0], kind.midi[1] + 1)) if kind.midi else None,
     }
+    if facts["timbre"] == "pure sine":
+        facts["brightness"] = "neutral"  # nothing to filter
     if kind.tempo:
         low, high = kind.tempo
         facts["tempo_bpm"] = choose(rng, tuple(bpm for bpm in TEMPOS_BPM if low <= bpm <= high))
@@ -64,7 +66,9 @@ def draw_layer(kind: Kind, seconds: float, rng: np.random.Generator, fixed: dict
 def choose_kinds(rng: np.random.Generator, first: str | None) -> list[Kind]:
     """One to three kinds that go together: foregrounds, then a background; or one band of instruments."""
     count = choose(rng, (1, 2, 3), (0.55, 0.32, 0.13))
-    kinds = [KINDS[first] if first else choose(rng, tuple(KINDS.values()))]
+    kinds = [
+        KINDS[first] if first else choose(rng, tuple(KINDS.values()), tuple(kind.weight for kind in KINDS.values()))
+    ]
     if count > 1 and kinds[0].group == "music" and rng.random() < 0.5:
         band = [
             kind
@@ -80,8 +84,8 @@ def choose_kinds(rng: np.random.Generator, first: str | None) -> list[Kind]:
     return sorted(kinds, key=lambda kind: kind.bed)
 
 
-def spread(layers: list[Layer], rng: np.random.Generator) -> list[Layer]:
-    """Give layered sounds what sounding together asks for: one tempo and key, different sides, steady backgrounds."""
+def agree(layers: list[Layer]) -> list[Layer]:
+    """Give layered sounds what sounding together asks for: one tempo, one key, not two on the same side."""
     first, common = layers[0], []
     for index, layer in enumerate(layers):
         if index > 0:
@@ -105,7 +109,7 @@ def draw_layers(rng: np.random.Generator, fixed: dict | None, pair: frozenset[st
     seconds = float(np.clip(MEDIAN_SECONDS * np.exp(0.55 * rng.standard_normal()), shortest, MAX_SECONDS))
     seconds = round(seconds, 2)
     layers = [draw_layer(k, seconds, rng, fixed if fixed and k.name == fixed["kind"] else None) for k in kinds]
-    layers = spread(layers, rng)
+    layers = agree(layers)
     sequence = len(layers) == 2 and not pair and seconds > 8.0 and bool(rng.random() < 0.15)
     if sequence:
         half = round(0.52 * seconds, 2)
@@ -130,15 +134,9 @@ def mix(layers: list[Layer], seeds: list[np.random.SeedSequence], rng: np.random
     return audio * min(1.0, PEAK / float(np.max(np.abs(audio))))
 
 
-def draw_clip(seed: int, *, held_out: bool = False) -> Clip:
-    """Draw one clip; the same seed gives the same clip on any machine.
-
-    Args:
-        seed: non-negative; clips of different seeds are independent.
-        held_out: draw only clips with a held-out combination, pair or wording; without it they never occur.
-    """
-    root = np.random.SeedSequence([seed, int(held_out)])
-    facts_seed, words_seed, floor_seed, *sound_seeds = root.spawn(6)
+def plan_clip(seed: int, *, held_out: bool = False) -> tuple[list[Layer], str, dict]:
+    """Draw a clip without its sound, which takes no time: (layers, prompt, metadata); see `draw_clip`."""
+    facts_seed, words_seed, *_ = spawn_seeds(seed, held_out)
     rng = np.random.Generator(np.random.PCG64(facts_seed))
     reason = choose(rng, ("combination", "pair", "wording"), (0.6, 0.2, 0.2)) if held_out else None
     fixed = exclusions.COMBINATIONS[rng.integers(len(exclusions.COMBINATIONS))] if reason == "combination" else None
@@ -148,20 +146,35 @@ def draw_clip(seed: int, *, held_out: bool = False) -> Clip:
         if exclusions.is_held_out(layers) == (reason in ("combination", "pair")) and not (sequence and held_out):
             break
     words = np.random.Generator(np.random.PCG64(words_seed))
-    must = {"midi": "pitch"}
-    stated = []
-    for layer in layers:
-        needed = (
-            tuple(must.get(f, f) for f in fixed or () if f != "kind") if fixed and layer.kind == fixed["kind"] else ()
-        )
-        stated.append(replace(layer, stated=choose_facts(layer, words, needed, len(layers))))
-    number = True if fixed and "tempo_bpm" in fixed else None
-    prompt = caption(stated, words, held_out_form=reason == "wording", sequence=sequence, number=number)
-    audio = mix(stated, sound_seeds, np.random.Generator(np.random.PCG64(floor_seed)))
+    must_state = tuple("pitch" if fact == "midi" else fact for fact in fixed or ())
+    stated = [
+        choose_facts(layer, words, must_state if fixed and layer.kind == fixed["kind"] else (), len(layers))
+        for layer in layers
+    ]
+    layers = [replace(layer, stated=facts) for layer, facts in zip(layers, stated, strict=True)]
+    prompt = caption(layers, words, held_out_form=reason == "wording", sequence=sequence)
     metadata = {
         "seed": seed,
         "held_out": reason,
-        "seconds_total": round(audio.shape[-1] / SAMPLE_RATE, 4),
-        "layers": [layer.to_metadata() for layer in stated],
+        "seconds_total": round(max(layer.start_seconds + layer.seconds for layer in layers), 4),
+        "layers": [layer.to_metadata() for layer in layers],
     }
+    return layers, prompt, metadata
+
+
+def draw_clip(seed: int, *, held_out: bool = False) -> Clip:
+    """Draw one clip; the same seed gives the same clip on any machine.
+
+    Args:
+        seed: non-negative; clips of different seeds are independent.
+        held_out: draw only clips with a held-out combination, pair or wording; without it they never occur.
+    """
+    layers, prompt, metadata = plan_clip(seed, held_out=held_out)
+    _, _, floor_seed, *sound_seeds = spawn_seeds(seed, held_out)
+    audio = mix(layers, sound_seeds, np.random.Generator(np.random.PCG64(floor_seed)))
     return Clip(audio=audio, prompt=prompt, metadata=metadata)
+
+
+def spawn_seeds(seed: int, held_out: bool) -> list[np.random.SeedSequence]:
+    """Independent seeds of a clip's facts, words, noise floor and up to three layers."""
+    return np.random.SeedSequence([seed, int(held_out)]).spawn(6)

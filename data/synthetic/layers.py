@@ -50,6 +50,7 @@ class Layer:
     timbre: str | None = None
     """The variant of the kind: "flute-like", "gravel", ..."""
     side: str = "center"
+    """One of `SIDES`; where a passing sound comes from."""
     brightness: str = "neutral"
     loudness: str = "medium"
     distance: str = "medium"
@@ -75,6 +76,8 @@ class Layer:
         """The facts as plain JSON values; what does not apply is left out."""
         facts = {name: value for name, value in asdict(self).items() if value is not None}
         facts["stated"] = list(self.stated)
+        if self.shape == "passing":
+            facts["motion"], facts["side"] = f"{self.side} to {'left' if self.side == 'right' else 'right'}", "center"
         midi, mode = facts.pop("midi", None), facts.get("mode")
         if midi is not None and mode is not None:
             facts["key"] = f"{NOTE_NAMES[midi % 12]} {facts.pop('mode')}"
@@ -111,6 +114,8 @@ class Kind:
     colored: bool = True
     """Comes in dark and bright versions."""
     min_seconds: float = 2.0
+    weight: float = 1.0
+    """How often the kind is drawn, relative to the others."""
 
 
 def samples(seconds: float) -> int:

@@ -178,10 +178,17 @@ def render_hum(layer: Layer, rng: np.random.Generator) -> np.ndarray:
 
 
 KINDS = (
-    Kind(name="drum loop", render=render_drums, group="music", tempo=(60, 180), timbres=("plain", "open", "sparse")),
+    Kind(
+        name="drum loop",
+        weight=3.0,
+        render=render_drums,
+        group="music",
+        tempo=(60, 180),
+        timbres=("plain", "open", "sparse"),
+    ),
     Kind(name="bass line", render=render_bass, group="music", tempo=(60, 180), midi=(48, 59), keyed=True),
     Kind(name="plucked arpeggio", render=render_arpeggio, group="music", tempo=(60, 180), midi=(55, 66), keyed=True),
-    Kind(name="bells", render=render_bells, group="music", tempo=(60, 120), midi=(60, 83), min_seconds=3.0),
+    Kind(name="bells", weight=1.5, render=render_bells, group="music", tempo=(60, 120), midi=(60, 83), min_seconds=3.0),
     Kind(
         name="organ chords",
         render=render_chords,
@@ -192,8 +199,8 @@ KINDS = (
         min_seconds=4.0,
     ),
     Kind(name="pad chords", render=render_chords, group="music", midi=(54, 65), keyed=True, min_seconds=5.0, bed=True),
-    Kind(name="sustained note", render=render_note, group="music", midi=(48, 83), timbres=tuple(TIMBRES)),
-    Kind(name="drone", render=render_hum, group="music", midi=(48, 59), bed=True),
+    Kind(name="sustained note", weight=3.0, render=render_note, group="music", midi=(48, 83), timbres=tuple(TIMBRES)),
+    Kind(name="drone", weight=1.5, render=render_hum, group="music", midi=(48, 59), bed=True),
     Kind(
         name="melody",
         render=render_melody,

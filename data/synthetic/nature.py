@@ -79,7 +79,7 @@ def render_stream(layer: Layer, rng: np.random.Generator) -> np.ndarray:
 
 def render_drips(layer: Layer, rng: np.random.Generator) -> np.ndarray:
     """Drops falling into water at an even pace, each a short rising plink."""
-    base = rng.uniform(700, 1500)
+    base = rng.uniform(800, 1300) * {"dark": 0.55, "neutral": 1.0, "bright": 1.8}[layer.brightness]
     drops = [
         (sweep(hz, hz * 1.5, 0.09) * decay(0.09, 0.018)).astype(np.float32) for hz in base * rng.uniform(0.94, 1.06, 4)
     ]
@@ -190,7 +190,7 @@ def render_owl(layer: Layer, rng: np.random.Generator) -> np.ndarray:
 
 
 KINDS = (
-    Kind(name="rain", render=render_rain, group="nature", rates_hz=(25.0, 120.0, 300.0), bed=True),
+    Kind(name="rain", weight=2.0, render=render_rain, group="nature", rates_hz=(25.0, 120.0, 300.0), bed=True),
     Kind(name="wind", render=render_wind, group="nature", rates_hz=(0.25, 0.45, 0.7), bed=True),
     Kind(name="waves", render=render_waves, group="nature", rates_hz=(0.12, 0.17, 0.28), bed=True, min_seconds=5.0),
     Kind(name="stream", render=render_stream, group="nature", rates_hz=(30.0, 80.0, 180.0), bed=True),

@@ -31,12 +31,27 @@ def spectral_gain(size: int, shape: Shape) -> np.ndarray:
     return gain
 
 
+def fft_size(num_samples: int) -> int:
+    """A length of at least `num_samples` whose real FFT is fast."""
+    return int(fft.next_fast_len(num_samples, True) or num_samples)
+
+
+def rfft(audio: np.ndarray, size: int) -> np.ndarray:
+    """Spectrum of the last axis in single precision, zero-padded to `size`."""
+    return np.asarray(fft.rfft(audio, size, axis=-1))
+
+
+def irfft(bins: np.ndarray, size: int) -> np.ndarray:
+    """The inverse of `rfft`."""
+    return np.asarray(fft.irfft(bins, size, axis=-1))
+
+
 def noise(rng: np.random.Generator, num_channels: int, num_samples: int, shape: Shape) -> np.ndarray:
     """Gaussian noise with the given spectrum and rms 1, channels independent: (channels, samples)."""
-    size = fft.next_fast_len(max(num_samples, 64), real=True)
+    size = fft_size(max(num_samples, 64))
     bins = rng.standard_normal((num_channels, size // 2 + 1, 2), dtype=np.float32).view(np.complex64)[..., 0]
     bins *= spectral_gain(size, shape)
-    audio = fft.irfft(bins, size, axis=-1)[:, :num_samples]
+    audio = irfft(bins, size)[:, :num_samples]
     return audio / np.sqrt(np.mean(audio**2) + 1e-12)
 
 

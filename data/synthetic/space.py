@@ -3,10 +3,9 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy import fft
 
 from data.synthetic.layers import SAMPLE_RATE, Layer, samples
-from data.synthetic.signals import Shape, db_to_gain, ramp, spectral_gain
+from data.synthetic.signals import Shape, db_to_gain, fft_size, irfft, ramp, rfft, spectral_gain
 
 LEVELS_DB = {"quiet": -34.0, "medium": -20.0, "loud": -12.0}
 """Level of a layer's loud 50 ms frames (95th percentile), dBFS."""
@@ -81,16 +80,16 @@ def place(layer: Layer, audio: np.ndarray) -> np.ndarray:
     num_samples = audio.shape[-1]
     audio = audio * ramp(num_samples, 0.004, min(0.35, 0.2 * layer.seconds))
     reverb_seconds, wet = REVERB[layer.distance]
-    size = fft.next_fast_len(num_samples + samples(0.1), real=True)
-    spectrum = fft.rfft(audio, size, axis=-1)
+    size = fft_size(num_samples + samples(0.1))
+    spectrum = rfft(audio, size)
     spectrum *= spectral_gain(size, BRIGHTNESS_SHAPES[layer.brightness]) * spectral_gain(
         size, DISTANCE_SHAPES[layer.distance]
     )
     direct = 1.0
     if wide and len(audio) == 1:  # one source heard all around: each ear gets its own short diffuse response
         direct, wet, reverb_seconds = 0.15, 1.0, max(0.3, reverb_seconds)
-    response = fft.rfft(room(reverb_seconds, 2 if wide else 1)[:, :size], size, axis=-1)
-    audio = fft.irfft(spectrum * (direct + wet * response), size, axis=-1)[:, :num_samples]
+    response = rfft(room(reverb_seconds, 2 if wide else 1)[:, :size], size)
+    audio = irfft(spectrum * (direct + wet * response), size)[:, :num_samples]
     audio *= course(layer.shape, num_samples) * ramp(num_samples, 0.0, min(0.25, 0.1 * layer.seconds))
     audio = audio * pan_gains(layer, num_samples)
     target_db = LEVELS_DB[layer.loudness] + DISTANCE_DB[layer.distance]

@@ -132,10 +132,12 @@ PASSING = {
     "left": ("passing from left to right", "moving from left to right"),
     "right": ("passing from right to left", "moving from right to left"),
 }
+TEMPO_FORMS = ("at {} bpm", "at {} bpm", "at {} beats per minute", "{} bpm")
+SLOW, FAST = ("slow", "slow-paced"), ("fast", "quick")
 SURFACES = {"wood": "on a wooden floor", "gravel": "on gravel", "stone": "on stone"}
 DRUM_STYLES = {"open": "with open hi-hats", "sparse": "without much else", "plain": "with hi-hats"}
 
-SINGLE_FORMS = ("{a}", "{a}", "{a}", "{a}", "the sound of {a}", "{a} recorded in stereo", "sound of {a}")
+SINGLE_FORMS = ("{a}", "{a}", "{a}", "{a}", "the sound of {a}", "you can hear {a}", "sound of {a}")
 HELD_OUT_SINGLE_FORMS = ("we hear {a}", "an audio clip of {a}", "{a}, nothing else")
 PAIR_FORMS = (
     "{a} with {b}",

@@ -10,6 +10,7 @@ from data.synthetic.layers import NOTE_NAMES, Layer, midi_to_name
 from data.synthetic.vocabulary import (
     ADJECTIVES,
     DRUM_STYLES,
+    FAST,
     HELD_OUT_PAIR_FORMS,
     HELD_OUT_SINGLE_FORMS,
     HELD_OUT_TRIPLE_FORMS,
@@ -18,11 +19,12 @@ from data.synthetic.vocabulary import (
     PHRASES,
     SEQUENCE_FORMS,
     SINGLE_FORMS,
+    SLOW,
     SURFACES,
+    TEMPO_FORMS,
     TRIPLE_FORMS,
     WORDS,
 )
-
 
 STATE_CHANCE = {
     "side": {"left": 0.85, "right": 0.85, "wide": 0.35, "center": 0.12},
@@ -37,7 +39,10 @@ STATE_CHANCE = {
 def choose_facts(
     layer: Layer, rng: np.random.Generator, must_state: tuple[str, ...] = (), num_layers: int = 1
 ) -> tuple[str, ...]:
-    """Draw the facts a caption states: mostly those that are out of the ordinary, fewer for each of several layers."""
+    """Draw the facts a caption states: mostly those that are out of the ordinary, fewer for each of several layers.
+
+    `tempo_bpm` is a tempo stated as a number, `tempo` one stated as slow (up to 80 bpm) or fast (from 140 bpm).
+    """
     brief = rng.random() < 0.12  # two or three words
     scale = 0.3 if brief else (1.0, 0.9, 0.75)[num_layers - 1]
     stated = []
@@ -47,12 +52,13 @@ def choose_facts(
             chance = 0.0  # the passage says it
         if rng.random() < chance or fact in must_state:
             stated.append(fact)
-    always = {"tempo_bpm": 0.75, "pitch": 0.85, "timbre": 0.75}
-    values = {"tempo_bpm": layer.tempo_bpm, "pitch": layer.midi, "timbre": layer.timbre}
-    for fact, chance in always.items():
-        drawn = rng.random() < chance * scale
-        if values[fact] is not None and (drawn or fact in must_state):
-            stated.append(fact)
+    if layer.timbre is not None and (rng.random() < 0.75 * scale or "timbre" in must_state):
+        stated.append("timbre")
+    if layer.midi is not None and (rng.random() < 0.85 * scale or "pitch" in must_state):
+        stated.append("key" if layer.mode else "pitch")
+    by_word = rng.random() < 0.35 and (layer.tempo_bpm or 100) not in range(81, 140) and "tempo_bpm" not in must_state
+    if layer.tempo_bpm is not None and (rng.random() < 0.8 * scale or "tempo_bpm" in must_state):
+        stated.append("tempo" if by_word else "tempo_bpm")
     return tuple(stated)
 
 
@@ -68,15 +74,6 @@ def with_article(phrase: str, countable: bool) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def tempo_words(layer: Layer, rng: np.random.Generator, number: bool) -> tuple[str, str]:
-    """Tempo as (adjective, phrase), one of them empty: "slow", or "at 120 bpm"."""
-    tempo = layer.tempo_bpm or 0
-    if number or 90 < tempo < 130:
-        form = pick(("at {} bpm", "at {} bpm", "at {} beats per minute", "{} bpm"), rng)
-        return "", form.format(tempo)
-    return pick(("slow", "slow-paced") if tempo <= 90 else ("fast", "quick"), rng), ""
-
-
 def pitch_phrase(layer: Layer, rng: np.random.Generator) -> str:
     """The note or the key in words."""
     assert layer.midi is not None
@@ -85,17 +82,17 @@ def pitch_phrase(layer: Layer, rng: np.random.Generator) -> str:
     return f"{pick(('at', 'at', 'on', 'tuned to'), rng)} {midi_to_name(layer.midi)}"
 
 
-def adjectives_and_phrases(layer: Layer, rng: np.random.Generator, number: bool) -> tuple[list[str], list[str]]:
+def adjectives_and_phrases(layer: Layer, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """The stated facts as words before the noun and as phrases behind it."""
     before, behind = [], []
     words = WORDS[layer.kind]
     for fact in layer.stated:
         key = (fact, str(getattr(layer, fact, None)))
         if fact == "tempo_bpm":
-            adjective, phrase = tempo_words(layer, rng, number)
-            before += [adjective] if adjective else []
-            behind += [phrase] if phrase else []
-        elif fact == "pitch":
+            behind.append(pick(TEMPO_FORMS, rng).format(layer.tempo_bpm))
+        elif fact == "tempo":
+            before.append(pick(SLOW if (layer.tempo_bpm or 0) < 100 else FAST, rng))
+        elif fact in ("pitch", "key"):
             behind.append(pitch_phrase(layer, rng))
         elif fact == "rate":
             before.append(pick(words.low if layer.rate == "low" else words.high, rng))
@@ -114,14 +111,9 @@ def adjectives_and_phrases(layer: Layer, rng: np.random.Generator, number: bool)
     return before, behind
 
 
-def describe(layer: Layer, rng: np.random.Generator, *, number: bool | None = None) -> str:
-    """Word one layer: "a distant siren on the left, fading out"; now and then as tags.
-
-    Args:
-        number: state the tempo as a number; None draws it.
-    """
-    number = bool(rng.random() < 0.65) if number is None else number
-    before, behind = adjectives_and_phrases(layer, rng, number)
+def describe(layer: Layer, rng: np.random.Generator) -> str:
+    """Word one layer: "a distant siren on the left, fading out"; now and then as tags."""
+    before, behind = adjectives_and_phrases(layer, rng)
     noun = pick(WORDS[layer.kind].nouns, rng)
     countable = noun.startswith(("a ", "an "))
     noun = noun.split(" ", 1)[1] if countable else noun
@@ -137,11 +129,9 @@ def describe(layer: Layer, rng: np.random.Generator, *, number: bool | None = No
     return phrase
 
 
-def caption(
-    layers: list[Layer], rng: np.random.Generator, *, held_out_form: bool, sequence: bool, number: bool | None = None
-) -> str:
+def caption(layers: list[Layer], rng: np.random.Generator, *, held_out_form: bool, sequence: bool) -> str:
     """Word a whole clip of one to three layers, the last one being the background."""
-    phrases = dict(zip("abc", (describe(layer, rng, number=number) for layer in layers), strict=False))
+    phrases = dict(zip("abc", (describe(layer, rng) for layer in layers), strict=False))
     if len(layers) == 1:
         forms = HELD_OUT_SINGLE_FORMS if held_out_form else SINGLE_FORMS
     elif len(layers) == 2:
