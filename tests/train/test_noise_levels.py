@@ -1,0 +1,160 @@
+"""The mixture of noise times: shares, stratification, and that every queue is one that generation can show."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from models.schedule import queue_levels, time_grid
+from train.noise_levels import KINDS, NoiseLevelConfig, NoiseLevels, sample_noise_levels
+
+FRAMES = 32 + 10 * 16
+
+
+def draw(batch: int = 64, frames: int = FRAMES, seed: int = 0, rank: int = 0, num_ranks: int = 1, **changes: Any):
+    generator = torch.Generator().manual_seed(seed)
+    config = NoiseLevelConfig(**changes)
+    return sample_noise_levels(batch, frames, generator, config, rank=rank, num_ranks=num_ranks)
+
+
+def only(kind: str, **changes: Any) -> dict[str, Any]:
+    return {name: float(name == kind) for name in KINDS} | changes
+
+
+@pytest.mark.parametrize("frames", [1, 16, 100, FRAMES, 500])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_and_range(kind: str, frames: int):
+    levels = draw(frames=frames, **only(kind))
+    assert levels.t.shape == levels.loss_mask.shape == (64, frames)
+    assert levels.t.dtype == torch.float32
+    assert levels.t.min() >= 0
+    assert levels.t.max() <= 1
+    assert {KINDS[i] for i in levels.kind.tolist()} == {kind}
+
+
+def test_shares_hold_within_a_batch():
+    levels = draw(batch=100)
+    counts = [int((levels.kind == i).sum()) for i in range(4)]
+    assert all(abs(count - share) <= 1 for count, share in zip(counts, [45, 35, 10, 10], strict=True))
+
+
+def test_same_seed_same_levels():
+    first, second, other = draw(seed=3), draw(seed=3), draw(seed=4)
+    assert torch.equal(first.t, second.t)
+    assert not torch.equal(first.t, other.t)
+
+
+def test_all_uniform_is_one_level_per_clip_and_stratified():
+    levels = draw(batch=50, **only("uniform"))
+    assert (levels.t == levels.t[:, :1]).all()
+    assert levels.loss_mask.all()
+    assert (levels.t[:, 0] * 50).floor().sort().values.tolist() == list(range(50))
+
+
+def test_ranks_share_the_strata():
+    t = torch.cat([draw(batch=8, seed=rank, rank=rank, num_ranks=4, **only("uniform")).t[:, 0] for rank in range(4)])
+    assert (t * 32).floor().sort().values.tolist() == list(range(32))
+
+
+def test_uniform_t_covers_the_axis_evenly():
+    t = torch.cat([draw(seed=seed, batch=7, **only("uniform")).t[:, 0] for seed in range(300)])
+    histogram = torch.histc(t, bins=10, min=0, max=1) / len(t)
+    assert (histogram - 0.1).abs().max() < 0.015
+
+
+def queue_of(levels: NoiseLevels, index: int) -> torch.Tensor:
+    return levels.t[index][levels.loss_mask[index]]
+
+
+def test_ramp_is_context_then_rising_chunks():
+    levels = draw(**only("ramp"))
+    assert (levels.loss_mask == (torch.arange(FRAMES) >= 32)).all()
+    context = levels.t[:, :32]
+    assert (context == context[:, :1]).all()
+    assert context.max() < 0.05
+    assert context[:, 0].std() > 0.005
+    chunks = levels.t[:, 32:].view(64, 10, 16)
+    assert (chunks == chunks[..., :1]).all()
+    assert (chunks[..., 0].diff() > 0).all()
+
+
+def test_phase_and_curves_vary():
+    steps = draw(**only("ramp")).t[:, 32::16].diff()
+    straight = (steps - 0.1).abs().amax(dim=1) < 1e-3
+    assert 4 <= straight.sum() <= 28  # a quarter is not curved
+    phase = draw(**only("ramp", focuses=("equal",))).t[:, 32] * 10
+    assert phase.min() < 0.1
+    assert phase.max() > 0.9
+    assert ((draw(**only("ramp", focuses=("equal",))).t[:, 32::16].diff() - 0.1).abs() < 1e-5).all()
+
+
+def test_deployed_phases_are_those_of_generation():
+    levels = draw(**only("ramp", focuses=("last",), max_factor=1.0, micro_steps=3, context_max_t=0.0))
+    shown = queue_levels(time_grid(30), num_chunks=10, chunk_frames=16, context_frames=32)[:-1]
+    distance = (levels.t[:, None] - shown).abs().amax(dim=-1)  # (batch, micro_steps)
+    assert distance.amin(dim=1).max() < 1e-6
+    assert set(distance.argmin(dim=1).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("frames", [100, 64])
+def test_a_short_window_is_a_crop_of_the_ramp(frames: int):
+    levels = draw(frames=frames, **only("ramp", focuses=("equal",)))
+    starts = set()
+    for index in range(64):
+        queue = queue_of(levels, index)
+        starts.add(frames - len(queue))
+        step = queue.diff()
+        assert ((step.abs() < 1e-6) | ((step - 0.1).abs() < 1e-5)).all()
+        assert (frames - len(queue)) % 16 == 0
+    assert max(starts) == 32
+    assert 0 in starts
+
+
+def test_a_long_window_has_more_context_or_noise_after():
+    levels = draw(frames=FRAMES + 64, **only("ramp"))
+    starts = {int((~levels.loss_mask[index]).sum()) for index in range(64)}
+    assert starts == {32, 48, 64, 80, 96}
+    pure_noise = (levels.t == 1).sum(dim=1)
+    for index in range(64):
+        assert pure_noise[index] >= 96 - int((~levels.loss_mask[index]).sum())
+
+
+def test_preroll_fills_and_drains():
+    levels = draw(batch=200, **only("preroll", focuses=("equal",)))
+    filling = (levels.t[:, -16:] == 1).all(dim=1)
+    assert 60 < filling.sum() < 140
+    context = (~levels.loss_mask).sum(dim=1)
+    assert set(context[filling].tolist()) == {0, 16, 32}
+    assert (context[filling] == 0).float().mean() > 0.4
+    draining = ~filling
+    assert (levels.t[draining, -1] < 1).any()
+    assert context[draining].max() == FRAMES - 16  # one chunk left
+    assert (levels.t[levels.loss_mask] > 0).all()
+
+
+def test_independent_chunks_sorted_or_not():
+    chunks = draw(batch=100, **only("independent")).t.view(100, 12, 16)
+    assert (chunks == chunks[..., :1]).all()
+    is_sorted = (chunks[..., 0].diff() >= 0).all(dim=1)
+    assert 30 < is_sorted.sum() < 70
+    assert chunks[..., 0].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_zero_share_never_appears():
+    kinds = torch.cat([draw(batch=5, seed=seed, ramp=0.0, independent=0.0).kind for seed in range(200)])
+    assert set(kinds.tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (dict.fromkeys(KINDS, 0.0), "not all 0"),
+        ({"ramp": -0.1}, "shares must not be negative"),
+        ({"num_chunks": 0}, "num_chunks >= 1"),
+        ({"context_max_t": 1.0}, r"context_max_t must be in \[0, 1\), got 1.0"),
+        ({"focuses": ()}, "needs a focus"),
+    ],
+)
+def test_errors(changes: dict[str, Any], named: str):
+    with pytest.raises(ValueError, match=named):
+        NoiseLevelConfig(**changes)
