@@ -11,12 +11,13 @@ Tensors: x, v (batch, channels, frames); t (batch, frames).
 Sources: Ho & Salimans 2022, eq. 6; Lin et al. 2024, eq. 14 to 16 (rescale); Kynkäänniemi et al. 2024 (interval).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.text_to_audio import Conditioning
+from models.text_to_audio import Conditioning, Seconds, TextToAudio
 from models.unet import UNet
 
 
@@ -82,6 +83,41 @@ class GuidedDenoiser:
         if (low, high) == (0.0, 1.0):
             return scale
         return torch.where((t >= low) & (t <= high), scale, 1.0)
+
+
+@torch.no_grad()
+def prompt_denoiser(
+    model: TextToAudio,
+    prompts: Sequence[str],
+    config: GuidanceConfig,
+    *,
+    negative_prompt: str | None = None,
+    seconds_start: Seconds = None,
+    seconds_total: Seconds = None,
+) -> GuidedDenoiser:
+    """Build the denoiser of a batch of prompts; the text is encoded once.
+
+    Args:
+        negative_prompt: what to move away from, in place of the null sequence.
+        seconds_start, seconds_total: as in `TextToAudio.condition`, None where not known.
+
+    Raises:
+        ValueError: a prompt is empty, or seconds are outside of the model's range.
+    """
+    for prompt in prompts:
+        check_prompt(prompt)
+    conditional = model.condition(prompts, seconds_start, seconds_total)
+    if negative_prompt and config.scale != 1:
+        unconditional = model.condition([negative_prompt] * len(prompts), seconds_start, seconds_total)
+    else:
+        unconditional = model.null_condition(len(prompts))
+    return GuidedDenoiser(model.unet, conditional, unconditional, config)
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt without a word."""
+    if not prompt.strip():
+        raise ValueError('the prompt is empty, describe a sound: --prompt "heavy rain with distant thunder"')
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor | float, rescale: float = 0.0) -> Tensor:

@@ -149,7 +149,7 @@ def sample(
     method: Method = "dpmpp_2m",
     eta: float = 0.0,
     generators: Sequence[torch.Generator] = (),
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Denoise x (batch, channels, frames) from the last level to the first and return it.
 

@@ -21,7 +21,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from infer.samplers import Denoiser, Method, StepCoefficients, check_method, draw_noise, step, step_coefficients
+from infer.samplers import (
+    Denoiser,
+    Method,
+    StepCoefficients,
+    check_method,
+    draw_noise,
+    step,
+    step_coefficients,
+)
 from models.diffusion import alpha_sigma
 from models.schedule import Focus, time_grid
 
