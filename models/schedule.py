@@ -45,7 +45,8 @@ def warp(position: Tensor, focus: Focus = "equal", factor: float = 1.0, thirds: 
     cumulative = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
     region = torch.bucketize(position.contiguous(), cumulative[1:-1].contiguous(), right=True)
     inside = (position - cumulative[region]) / mass[region]
-    return (borders[region] + inside * borders.diff()[region]).clamp(0, 1)
+    time = (borders[region] + inside * borders.diff()[region]).clamp(0, 1)
+    return torch.where(position == 1, 1.0, time)  # exact despite rounding
 
 
 def region_borders(thirds: Thirds = "time") -> Tensor:
@@ -64,9 +65,7 @@ def time_grid(num_steps: int, focus: Focus = "equal", factor: float = 1.0, third
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     position = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
-    grid = warp(position, focus, factor, thirds)
-    grid[0], grid[-1] = 0.0, 1.0
-    return grid.float()
+    return warp(position, focus, factor, thirds).float()
 
 
 def skip_grid(num_reference_steps: int, focus: Focus, factor: float) -> Tensor:
