@@ -12,15 +12,13 @@ import logging
 from typing import Any
 
 import lightning
-import numpy as np
 from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
-from data.stream import Item, Source, TrainingStream, ValidationBatches, derived_seed, random_generator
+from data.folder import FolderSource
+from data.stream import Item, Source, TrainingStream, ValidationBatches, crop_item, derived_seed, random_generator
 from data.synthetic import draw_clip
 
 logger = logging.getLogger(__name__)
-
-SAMPLE_RATE = 44_100
 
 # What a random stream is for, so that no two purposes share one.
 _CLIP, _CROP = 1, 2
@@ -65,21 +63,6 @@ class DataConfig:
                 raise ValueError(f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
-def crop_item(audio: np.ndarray, start: int, crop_samples: int, seconds_total: float, prompt: str) -> Item:
-    """Cut an item out of a clip's audio (2, samples) from sample `start` on, padded with silence at its end."""
-    crop = audio[:, start : start + crop_samples]
-    num_samples = crop.shape[1]
-    padded = np.zeros((2, crop_samples), dtype=np.float32)
-    padded[:, :num_samples] = crop
-    return {
-        "audio": padded,
-        "num_samples": num_samples,
-        "prompt": prompt,
-        "seconds_start": start / SAMPLE_RATE,
-        "seconds_total": float(seconds_total),
-    }
-
-
 class SyntheticSource:
     """The procedural corpus: every draw is a new clip, cut into several random crops.
 
@@ -105,7 +88,8 @@ class SyntheticSource:
         return self._crop(clip, int(random_generator(_VALIDATION_SEED, _CROP, index).integers(0, latest + 1)))
 
     def _crop(self, clip: Any, start: int) -> Item:
-        return crop_item(clip.audio, start, self.crop_samples, clip.metadata["seconds_total"], clip.prompt)
+        audio = clip.audio[:, start : start + self.crop_samples]
+        return crop_item(audio, self.crop_samples, start, clip.metadata["seconds_total"], clip.prompt)
 
 
 class _StreamDataModule(lightning.LightningDataModule):
@@ -190,4 +174,20 @@ class AudioDataModule(_StreamDataModule):
     """Random crops of audio: a folder's, or the procedural corpus's."""
 
     def make_source(self) -> Source:
-        return SyntheticSource(self.config, self.seed)
+        config = self.config
+        if config.folder is None:
+            return SyntheticSource(config, self.seed)
+        return FolderSource(
+            config.folder,
+            self.seed,
+            crop_samples=config.crop_samples,
+            num_validation=config.num_validation,
+            validation_share=config.validation_share,
+            max_unreadable_share=config.max_unreadable_share,
+        )
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        if isinstance(self.source, FolderSource) and len(self.source.unreadable):
+            names = self.source.unreadable.listed()
+            logger.warning("%d audio files could not be read and were left out: %s", len(names), ", ".join(names))

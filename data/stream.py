@@ -11,7 +11,6 @@ numpy arrays over pipes, so no shared memory is needed (containers often have li
 """
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-logger = logging.getLogger(__name__)
+from data.audio import SAMPLE_RATE
 
 Item = dict[str, Any]
 Batch = dict[str, Any]
@@ -65,6 +64,19 @@ def collate(items: list[Item]) -> Batch:
             dtype = torch.float32 if isinstance(first, float) else torch.int64
             batch[name] = torch.tensor(values, dtype=dtype)
     return batch
+
+
+def crop_item(audio: np.ndarray, crop_samples: int, start: int, seconds_total: float, prompt: str) -> Item:
+    """Make an audio item of a crop (2, up to crop_samples) that starts at sample `start`; its end becomes silence."""
+    padded = np.zeros((2, crop_samples), dtype=np.float32)
+    padded[:, : audio.shape[1]] = audio
+    return {
+        "audio": padded,
+        "num_samples": audio.shape[1],
+        "prompt": prompt,
+        "seconds_start": start / SAMPLE_RATE,
+        "seconds_total": float(seconds_total),
+    }
 
 
 class _DrawError:

@@ -1,0 +1,139 @@
+"""Prompts for audio files: a caption where there is one, else a sentence made of metadata, else the file's name.
+
+In this order:
+1. a field `prompt`, `caption`, `text` (or `prompts`, `captions`: a list, of which one is drawn);
+2. a random subset of the other fields in random order, lists shuffled; half the time with the fields' names
+   ("Instruments: Guitar, Drums|Moods: Uplifting"), half without ("Guitar, Drums, Uplifting");
+3. words of the file's name ("03_heavy-rain.wav" -> "heavy rain"), or of its folder's, if it has none.
+
+Source: Evans et al. 2024 (2402.04825), section 4.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CAPTION_FIELDS = ("prompt", "caption", "text", "prompts", "captions")
+
+# Fields about the file rather than the sound.
+_TECHNICAL_FIELDS = frozenset(
+    [
+        "path",
+        "audio",
+        "audio_path",
+        "file",
+        "file_name",
+        "filename",
+        "filepath",
+        "id",
+        "uuid",
+        "track_id",
+        "url",
+        "link",
+        "md5",
+        "sha256",
+        "hash",
+        "size",
+        "bytes",
+        "split",
+        "subset",
+        "license",
+        "licence",
+        "copyright",
+        "seconds",
+        "seconds_start",
+        "seconds_total",
+        "duration",
+        "length",
+        "start",
+        "end",
+        "sample_rate",
+        "samplerate",
+        "sr",
+        "channels",
+        "bitrate",
+        "bit_rate",
+        "codec",
+        "format",
+        "num_samples",
+        "num_frames",
+        "seed",
+    ]
+)
+
+
+def make_prompt(metadata: Mapping[str, Any], generator: np.random.Generator, path: Path | None = None) -> str:
+    """Return a prompt for a file.
+
+    Args:
+        metadata: field name -> string, number, or list of strings; a string may be a list with ";" or "|" between.
+        generator: draws the caption, the fields and their order.
+        path: the file, for the last resort; relative to the data set's folder, if its folders' names may serve too.
+    """
+    fields = {str(name).strip(): value for name, value in metadata.items()}
+    by_lower_name = {name.lower(): value for name, value in fields.items()}
+    for name in CAPTION_FIELDS:
+        captions = _as_strings(by_lower_name.get(name), split=False)
+        if captions:
+            return str(captions[generator.integers(len(captions))])
+    described = {name: values for name in fields if (values := _values(name, fields[name]))}
+    if described:
+        return _compose(described, generator)
+    return "" if path is None else prompt_from_path(path)
+
+
+def prompt_from_path(path: Path) -> str:
+    """Return the words of a file's name without its track number, or of the nearest folder that has words."""
+    for part in (path.stem, *reversed(path.parent.parts)):
+        words = re.sub(r"[\s_\-.]+", " ", part).strip()
+        words = re.sub(r"^\d+ +", "", words)
+        if re.search(r"[^\W\d_]{2}", words):
+            return words
+    return "sound"
+
+
+def _compose(described: dict[str, list[str]], generator: np.random.Generator) -> str:
+    names = list(described)
+    chosen = generator.permutation(len(names))[: generator.integers(1, len(names), endpoint=True)]
+    with_names = generator.random() < 0.5
+    parts = []
+    for index in chosen:
+        name = names[index]
+        values = [described[name][k] for k in generator.permutation(len(described[name]))]
+        joined = ", ".join(values)
+        parts.append(f"{_title(name)}: {joined}" if with_names else joined)
+    return ("|" if with_names else ", ").join(parts)
+
+
+def _values(name: str, value: Any) -> list[str]:
+    """Return what a field says, as the strings a prompt can hold; nothing for technical or empty fields."""
+    if name.startswith("_") or name.lower() in _TECHNICAL_FIELDS:
+        return []
+    if isinstance(value, bool):
+        return [name.replace("_", " ")] if value else []
+    values = _as_strings(value, split=True)
+    if name.lower() in ("bpm", "tempo", "tempo_bpm"):
+        return [f"{text} BPM" if re.fullmatch(r"[\d.]+", text) else text for text in values]
+    return values
+
+
+def _as_strings(value: Any, split: bool) -> list[str]:
+    if isinstance(value, str):
+        parts = re.split(r"[;|]", value) if split else [value]
+    elif isinstance(value, bool) or value is None:
+        return []
+    elif isinstance(value, int | float):
+        parts = [f"{value:g}"]
+    elif isinstance(value, list | tuple):
+        return [text for part in value for text in _as_strings(part, split=False)]
+    else:
+        return []
+    return [" ".join(part.split()) for part in parts if part.strip()]
+
+
+def _title(name: str) -> str:
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
