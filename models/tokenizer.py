@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 FILE_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 """Start, padding, end and unknown, with the ids 0, 1, 2 and 3 of RoBERTa."""
-_WORDS = r" ?[\p{L}\p{N}]+(?:[#'.][\p{L}\p{N}]+)*| ?[^\s\p{L}\p{N}]+"
+_WORDS = r" ?[\p{L}\p{N}]+(?:[#'.][\p{L}\p{N}]+)*#?| ?[^\s\p{L}\p{N}]+"
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 2000) -> Tokenizer:
