@@ -1,0 +1,178 @@
+"""The bundle: conditioning, null sequence, and a folder that gives back the same model."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint import save_part
+from models.clap_text import ClapTextConfig
+from models.text_encoder import TextEncoder, TextEncoderConfig
+from models.text_to_audio import ConditionerConfig, Conditioning, TextToAudio, TextToAudioConfig
+from models.timing import TimingConfig
+from models.tokenizer import train_tokenizer
+from models.unet import UNetConfig
+from models.vae import VAE, VAEConfig
+
+WIDTH = 16
+UNET = UNetConfig(
+    widths=(16, 16),
+    factors=(1, 4),
+    num_blocks=1,
+    attention_depths=(0, 1),
+    bottleneck_depth=0,
+    num_heads=2,
+    context_width=WIDTH,
+    time_width=16,
+    num_frequencies=4,
+)
+CONDITIONER = ConditionerConfig(timing=TimingConfig(width=WIDTH, max_seconds=20), num_null_tokens=3)
+
+
+def build_text_encoder() -> TextEncoder:
+    tokenizer = train_tokenizer(["slow warm drums", "bright bell", "rain on a roof"], vocab_size=300)
+    clap = ClapTextConfig(
+        vocab_size=300, width=WIDTH, num_layers=2, num_heads=2, feed_forward_width=32, num_positions=40
+    )
+    return TextEncoder(TextEncoderConfig(max_tokens=30, clap=clap), tokenizer)
+
+
+def build_vae() -> VAE:
+    config = VAEConfig(encoder_width=2, encoder_strides=(4, 4, 8, 8), decoder_width=16, decoder_strides=(8, 8, 4, 4))
+    return VAE(config)
+
+
+@pytest.fixture(scope="module")
+def model() -> TextToAudio:
+    torch.manual_seed(0)
+    model = TextToAudio(TextToAudioConfig(unet=UNET, conditioner=CONDITIONER), build_vae(), build_text_encoder())
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model: TextToAudio, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save(folder, dtype=torch.float32)
+    return folder
+
+
+def test_text_comes_first_then_start_and_total(model: TextToAudio):
+    conditioning = model.condition(["slow warm drums", "bell"], seconds_start=1.5, seconds_total=[8.0, None])
+    embeddings, mask = model.text_encoder.encode(["slow warm drums", "bell"])
+    torch.testing.assert_close(conditioning.context[:, :-2], embeddings)
+    assert torch.equal(conditioning.context_mask[:, :-2], mask)
+    assert conditioning.context_mask[:, -2:].all()
+    timing = model.conditioner.timing(torch.full((2,), 1.5), torch.tensor([8.0, math.nan]))
+    torch.testing.assert_close(conditioning.context[:, -2:], timing)
+
+
+def test_a_prompt_is_the_same_alone_and_in_a_batch(model: TextToAudio):
+    together = model.condition(["slow warm drums on a roof", "bell"], 0.0, 4.0)
+    alone = model.condition(["bell"], 0.0, 4.0)
+    latents, t = torch.randn(2, 64, 8), torch.tensor([0.5, 0.5])
+    both = model(latents, t, together)
+    torch.testing.assert_close(model(latents[1:], t[1:], alone), both[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_timing_errors(model: TextToAudio):
+    with pytest.raises(ValueError, match="seconds_total must be one value or one for each of 2 prompts"):
+        model.condition(["a", "b"], seconds_total=[1.0])
+    with pytest.raises(ValueError, match="seconds_total must be 0 to 20 seconds, got 30"):
+        model.condition(["a"], seconds_total=30)
+
+
+def test_guidance_batch_equals_two_passes(model: TextToAudio):
+    conditional, null = model.condition(["slow warm drums"], 0.0, 4.0), model.null_condition(1)
+    latents, t = torch.randn(1, 64, 8), torch.rand(1, 8)
+    both = model(latents.expand(2, -1, -1), t.expand(2, -1), conditional.cat(null))
+    for one, expected in zip(both, (model(latents, t, conditional), model(latents, t, null)), strict=True):
+        torch.testing.assert_close(one[None], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_dropped_samples_are_the_null_condition(model: TextToAudio):
+    conditioning = model.condition(["bell", "slow warm drums", "rain"], 0.0, 4.0)
+    dropped = model.conditioner.drop(conditioning, torch.tensor([False, True, False]))
+    null = model.null_condition(1)
+    torch.testing.assert_close(dropped.context[1, :3], null.context[0])
+    assert dropped.context_mask[1].sum() == 3
+    for index in (0, 2):
+        assert torch.equal(dropped.context[index, : conditioning.context.shape[1]], conditioning.context[index])
+    dropped.context.sum().backward()
+    gradient = model.conditioner.null_sequence.grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient, torch.ones_like(gradient))
+    model.zero_grad()
+
+
+def test_expand_and_slices():
+    conditioning = Conditioning(torch.randn(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))
+    assert conditioning.expand(5).context.shape == (5, 3, 4)
+    assert len(conditioning.expand(5)[1:3]) == 2
+    with pytest.raises(ValueError, match="can only expand a batch of 1, got 5"):
+        conditioning.expand(5).expand(2)
+
+
+def test_a_saved_folder_gives_the_same_model(model: TextToAudio, folder: Path):
+    loaded = TextToAudio.load(folder)
+    assert not loaded.training
+    assert loaded.config == model.config
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, msg=name)
+    latents, t = torch.randn(2, 64, 8), torch.rand(2, 8)
+    prompts = ["slow warm drums", "bell"]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(latents, t, loaded.condition(prompts, 0.0, 4.0)),
+            model(latents, t, model.condition(prompts, 0.0, 4.0)),
+        )
+        torch.testing.assert_close(loaded.vae.decode(latents), model.vae.decode(latents))
+    trained = {name.split(".")[0] for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+    assert trained == {"unet", "conditioner"}
+
+
+def test_half_precision_folder_is_near(model: TextToAudio, tmp_path: Path):
+    model.save(tmp_path / "half")
+    loaded = TextToAudio.load(tmp_path / "half")
+    latents, t = torch.randn(1, 64, 8), torch.rand(1, 8)
+    with torch.no_grad():
+        expected = model(latents, t, model.condition(["bell"]))
+        actual = loaded(latents, t, loaded.condition(["bell"]))
+    assert (actual - expected).norm() < 0.01 * expected.norm()
+
+
+def test_loading_draws_no_random_numbers(folder: Path):
+    before = torch.get_rng_state()
+    TextToAudio.load(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_such_folder_lists_what_exists(folder: Path):
+    with pytest.raises(FileNotFoundError, match=r"no model in .*demo: .* has tiny"):
+        TextToAudio.load(folder.parent / "demo")
+
+
+def test_a_missing_part_is_named(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"vae": {}}))
+    with pytest.raises(ValueError, match=r"has no part 'unet', it has \['vae'\]"):
+        TextToAudio.load(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_listed(model: TextToAudio, tmp_path: Path):
+    model.save(tmp_path, dtype=torch.float32)
+    config = json.loads((tmp_path / "config.json").read_text())["unet"]
+    save_part(tmp_path, "unet", config | {"time_width": 24}, model.unet)
+    with pytest.raises(ValueError, match=r"\(unet\) do not fit the configuration.*time_mlp.*expected \(24,") as caught:
+        TextToAudio.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_widths_must_agree():
+    config = TextToAudioConfig(unet=UNET, conditioner=ConditionerConfig(timing=TimingConfig(width=32)))
+    with pytest.raises(ValueError, match="widths must be equal, got the text encoder 16, timing 32"):
+        TextToAudio(config, build_vae(), build_text_encoder())
