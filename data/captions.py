@@ -19,50 +19,14 @@ import numpy as np
 CAPTION_FIELDS = ("prompt", "caption", "text", "prompts", "captions")
 
 # Fields about the file rather than the sound.
-_TECHNICAL_FIELDS = frozenset(
-    [
-        "path",
-        "audio",
-        "audio_path",
-        "file",
-        "file_name",
-        "filename",
-        "filepath",
-        "id",
-        "uuid",
-        "track_id",
-        "url",
-        "link",
-        "md5",
-        "sha256",
-        "hash",
-        "size",
-        "bytes",
-        "split",
-        "subset",
-        "license",
-        "licence",
-        "copyright",
-        "seconds",
-        "seconds_start",
-        "seconds_total",
-        "duration",
-        "length",
-        "start",
-        "end",
-        "sample_rate",
-        "samplerate",
-        "sr",
-        "channels",
-        "bitrate",
-        "bit_rate",
-        "codec",
-        "format",
-        "num_samples",
-        "num_frames",
-        "seed",
-    ]
-)
+# fmt: off
+_TECHNICAL_FIELDS = frozenset({
+    "path", "audio", "audio_path", "file", "file_name", "filename", "filepath", "id", "uuid", "track_id", "url",
+    "link", "md5", "sha256", "hash", "size", "bytes", "split", "subset", "license", "licence", "copyright",
+    "seconds", "seconds_start", "seconds_total", "duration", "length", "start", "end", "sample_rate", "samplerate",
+    "sr", "channels", "bitrate", "bit_rate", "codec", "format", "num_samples", "num_frames", "seed",
+})
+# fmt: on
 
 
 def make_prompt(metadata: Mapping[str, Any], generator: np.random.Generator, path: Path | None = None) -> str:
