@@ -24,10 +24,12 @@ class Level(NamedTuple):
     """Cosine and sine of the rotary angles, each (frames, head_width)."""
     frame_mask: Tensor | None
     """(batch, 1, frames) bool, True = real; None if all are."""
+    frame_keys: Tensor | None
+    """The same as a mask of attention keys, from `key_mask`."""
     context: Tensor
     """Normalised text and timing tokens (batch, tokens, context_width)."""
-    context_mask: Tensor | None
-    """(batch, tokens) bool, True = keep; None if all are kept."""
+    context_keys: Tensor | None
+    """Which tokens are attended to, from `key_mask`; None if all are."""
 
 
 def mask_frames(x: Tensor, frame_mask: Tensor | None) -> Tensor:
@@ -96,6 +98,42 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv_out(mask_frames(h, mask))
 
 
+class Downsample(nn.Module):
+    """Strided convolution into a level, from in_channels to out_channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, 2 * factor + 1, stride=factor, padding=factor)
+
+    def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
+        """x (batch, in_channels, frames) with its own mask, to frames / factor."""
+        return self.conv(mask_frames(x, frame_mask))
+
+
+class Upsample(nn.Module):
+    """Transposed convolution out of a level, from in_channels to out_channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        if factor == 1:
+            self.conv = nn.Conv1d(in_channels, out_channels, 3, padding=1)
+        else:
+            self.conv = nn.ConvTranspose1d(
+                in_channels,
+                out_channels,
+                2 * factor,
+                stride=factor,
+                padding=(factor + 1) // 2,
+                output_padding=factor % 2,
+            )
+            with torch.no_grad():  # an output frame sums over two taps, where the default expects 2 * factor
+                self.conv.weight.mul_(factor**0.5)
+
+    def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
+        """x (batch, in_channels, frames) with its own mask, to frames * factor."""
+        return self.conv(mask_frames(x, frame_mask))
+
+
 class SelfAttention(nn.Module):
     """Attention among the frames, with rotary positions."""
 
@@ -109,13 +147,13 @@ class SelfAttention(nn.Module):
         """Return queries, keys and values (batch, heads, frames, head_width) for x (batch, frames, width)."""
         batch, frames, width = x.shape
         qkv = self.to_qkv(x).view(batch, frames, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return apply_rotary(q, rotary), apply_rotary(k, rotary), v
+        q, k = apply_rotary(qkv[:, :, :2].permute(2, 0, 3, 1, 4), rotary).unbind(0)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], key_mask: Tensor | None) -> Tensor:
-        """Attend; x (batch, frames, width), key_mask (batch, frames)."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], keys: Tensor | None) -> Tensor:
+        """Attend; x (batch, frames, width), keys from `key_mask`."""
         q, k, v = self.project(x, rotary)
-        return self.to_out(merge_heads(attend(q, k, v, key_mask)))
+        return self.to_out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=keys)))
 
 
 class CrossAttention(nn.Module):
@@ -128,12 +166,12 @@ class CrossAttention(nn.Module):
         self.to_kv = nn.Linear(context_width, 2 * width, bias=False)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Attend; x (batch, frames, width), context (batch, tokens, context_width), key_mask (batch, tokens)."""
+    def forward(self, x: Tensor, context: Tensor, keys: Tensor | None) -> Tensor:
+        """Attend; x (batch, frames, width), context (batch, tokens, context_width), keys from `key_mask`."""
         q = split_heads(self.to_q(x), self.num_heads)
         k, v = self.to_kv(context).chunk(2, dim=-1)
         k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
-        return self.to_out(merge_heads(attend(q, k, v, key_mask)))
+        return self.to_out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=keys)))
 
 
 class TransformerBlock(nn.Module):
@@ -151,9 +189,8 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
-        frame_mask = None if level.frame_mask is None else level.frame_mask[:, 0]
-        x = x + self.self_attention(self.norm_self(x), level.rotary, frame_mask)
-        x = x + self.cross_attention(self.norm_cross(x), level.context, level.context_mask)
+        x = x + self.self_attention(self.norm_self(x), level.rotary, level.frame_keys)
+        x = x + self.cross_attention(self.norm_cross(x), level.context, level.context_keys)
         return x + self.feed_forward(self.norm_feed_forward(x))
 
 
@@ -186,17 +223,14 @@ class Transformer(nn.Module):
         return x + self.to_out(h).transpose(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-    """Fused attention over (batch, heads, length, head_width); masked keys get no weight at all.
+def key_mask(keep: Tensor | None) -> Tensor | None:
+    """Attention mask (batch, 1, 1, length) of the keys marked in keep (batch, length); None keeps all.
 
-    A sample whose keys are all masked attends to nothing and gets zeros.
+    Where no key is kept all are: softmax over nothing is NaN. The caller sees to it that they say nothing.
     """
-    if key_mask is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    has_keys = key_mask.any(dim=-1)[:, None, None, None]
-    allowed = key_mask[:, None, None, :] | ~has_keys  # softmax over no key at all is NaN
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-    return torch.where(has_keys, attended, 0.0)
+    if keep is None:
+        return None
+    return (keep | ~keep.any(dim=-1, keepdim=True))[:, None, None, :]
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -222,7 +256,7 @@ def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[T
 
 
 def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate x (batch, heads, frames, head_width) by its position."""
+    """Rotate x (..., frames, head_width) by its position."""
     cos, sin = rotary
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)

@@ -20,12 +20,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.layers import (
+    Downsample,
     FourierFeatures,
     FrameNorm,
     Level,
     NormKind,
     ResidualBlock,
     Transformer,
+    Upsample,
+    key_mask,
     mask_frames,
     rotary_angles,
 )
@@ -86,42 +89,6 @@ class UNetConfig:
         for factor in self.factors:
             stride *= factor
         return stride
-
-
-class Downsample(nn.Module):
-    """Strided convolution into a level, from in_channels to out_channels."""
-
-    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(in_channels, out_channels, 2 * factor + 1, stride=factor, padding=factor)
-
-    def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
-        """x (batch, in_channels, frames) with its own mask, to frames / factor."""
-        return self.conv(mask_frames(x, frame_mask))
-
-
-class Upsample(nn.Module):
-    """Transposed convolution out of a level, from in_channels to out_channels."""
-
-    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
-        super().__init__()
-        if factor == 1:
-            self.conv = nn.Conv1d(in_channels, out_channels, 3, padding=1)
-        else:
-            self.conv = nn.ConvTranspose1d(
-                in_channels,
-                out_channels,
-                2 * factor,
-                stride=factor,
-                padding=(factor + 1) // 2,
-                output_padding=factor % 2,
-            )
-            with torch.no_grad():  # an output frame sums over two taps, where the default expects 2 * factor
-                self.conv.weight.mul_(factor**0.5)
-
-    def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
-        """x (batch, in_channels, frames) with its own mask, to frames * factor."""
-        return self.conv(mask_frames(x, frame_mask))
 
 
 class LevelBlocks(nn.Module):
@@ -248,9 +215,9 @@ class UNet(nn.Module):
         self, x: Tensor, t: Tensor, mask: Tensor | None, context: Tensor, context_mask: Tensor | None
     ) -> list[Level]:
         """Pool t and the mask to every level's stride, and compute what its blocks share."""
-        if context_mask is not None:
+        if context_mask is not None:  # a sample with no token at all attends to these zeros
             context = context.masked_fill(~context_mask[..., None], 0.0)
-        context = self.context_norm(context)
+        context, context_keys = self.context_norm(context), key_mask(context_mask)
         features = self.fourier(t.float())  # (batch, features, frames or 1)
         weight = None if mask is None else mask.float()
         stride = 1
@@ -258,14 +225,15 @@ class UNet(nn.Module):
         for factor, width in zip(self.config.factors, self.config.widths, strict=True):
             stride *= factor
             level_features = _pool_frames(features, weight, stride)
-            level_mask = None if mask is None or stride == 1 else F.max_pool1d(mask.float(), stride) > 0
+            level_mask = None if mask is None else _cells(mask, stride).any(dim=-1)
             levels.append(
                 Level(
                     time=self.time_mlp(level_features),
                     rotary=rotary_angles(x.shape[-1] // stride, width // self.config.num_heads, x.device),
-                    frame_mask=mask if stride == 1 else level_mask,
+                    frame_mask=level_mask,
+                    frame_keys=None if level_mask is None else key_mask(level_mask[:, 0]),
                     context=context,
-                    context_mask=context_mask,
+                    context_keys=context_keys,
                 )
             )
         return levels
@@ -279,14 +247,18 @@ class _Skip(nn.Module):
         return x
 
 
+def _cells(x: Tensor, stride: int) -> Tensor:
+    """(batch, channels, frames) to (batch, channels, frames / stride, stride)."""
+    return x.unflatten(-1, (x.shape[-1] // stride, stride))
+
+
 def _pool_frames(features: Tensor, weight: Tensor | None, stride: int) -> Tensor:
     """Average features (batch, features, frames) over cells of stride frames, real ones (weight 1) only."""
     if stride == 1 or features.shape[-1] == 1:
         return features
     if weight is None:
-        return F.avg_pool1d(features, stride)
-    total = F.avg_pool1d(features * weight, stride)
-    return total / F.avg_pool1d(weight, stride).clamp_min(1 / stride)
+        return _cells(features, stride).mean(dim=-1)
+    return _cells(features * weight, stride).sum(dim=-1) / _cells(weight, stride).sum(dim=-1).clamp_min(1)
 
 
 def _residual(config: UNetConfig, in_channels: int, out_channels: int) -> ResidualBlock:
