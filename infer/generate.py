@@ -16,7 +16,7 @@ from data.audio import SAMPLE_RATE
 from data.audio_writer import WRITER_SUFFIXES, write_audio
 from data.cli import run
 from infer.guidance import GuidanceConfig, check_prompt, prompt_denoiser
-from infer.samplers import Method, draw_noise, make_generators, sample
+from infer.samplers import Method, check_method, draw_noise, make_generators, sample
 from infer.stream import check_output, check_seconds, cut, file_name, soft_limit
 from models.device import resolve_device
 from models.schedule import time_grid
@@ -96,6 +96,7 @@ def main(
     """
     check_prompt(prompt)
     check_seconds(seconds)
+    check_method(sampler, eta)
     if num_samples < 1 or batch_size < 1 or num_steps < 1:
         raise ValueError(
             f"num_samples, batch_size and num_steps must be at least 1, got {num_samples}, {batch_size} and {num_steps}"

@@ -93,9 +93,9 @@ class RawSink:
     A slow reader holds the stream back; when the reader goes away, `write` raises BrokenPipeError.
     """
 
-    def __init__(self, encoding: RawFormat = "s16le", descriptor: int | None = None):
+    def __init__(self, encoding: RawFormat = "s16le", descriptor: int = 1):
         self.encoding = encoding
-        self.descriptor = sys.stdout.fileno() if descriptor is None else descriptor
+        self.descriptor = descriptor
 
     def __enter__(self) -> "RawSink":
         return self
@@ -186,7 +186,7 @@ def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float |
                 elif seconds > first_seconds:
                     factor = (now - first_sound) / (seconds - first_seconds)
                     bar.set_postfix_str(f"real-time factor {factor:.2f}", refresh=False)
-                bar.update(seconds - bar.n)
+                bar.update(min(seconds, total_seconds or seconds) - bar.n)
         except BrokenPipeError:
             return False
         finally:

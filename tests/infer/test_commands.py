@@ -1,0 +1,244 @@
+"""`infer.fifo` and `infer.generate` end to end on a tiny random model: sound, errors, seeds, interruption, memory."""
+
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+import infer.fifo.__main__ as fifo_command
+from data.cli import run
+from infer import generate as generate_command
+from infer.fifo import Fifo, FifoConfig
+from infer.generate import generate
+from infer.guidance import GuidanceConfig, prompt_denoiser
+from infer.samplers import make_generators
+from infer.stream import decode_stream, play
+from models.text_to_audio import TextToAudio
+from models.vae import VAE
+
+PROMPT = "heavy rain"
+QUEUE = ["--num_chunks", "3", "--chunk", "8", "--context", "8", "--micro_steps", "1"]
+
+
+def play_fifo(folder: Path, out: Path | str, *options: str) -> None:
+    run(fifo_command.main, argv=["--prompt", PROMPT, "--model", str(folder), "--out", str(out), *QUEUE, *options])
+
+
+def make_clips(folder: Path, out: Path, *options: str) -> None:
+    argv = ["--prompt", PROMPT, "--model", str(folder), "--out", str(out), "--seconds", "0.5", "--num_steps", "3"]
+    run(generate_command.main, argv=[*argv, *options])
+
+
+def read(path: Path) -> np.ndarray:
+    audio, rate = soundfile.read(path)
+    assert rate == 44_100
+    return audio
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_fifo_writes_stereo_of_the_asked_length(tiny_folder: Path, tmp_path: Path, suffix: str):
+    path = tmp_path / f"rain{suffix}"
+    play_fifo(tiny_folder, path, "--seconds", "1.25")
+    audio = read(path)
+    assert audio.shape == (55_125, 2)
+    assert np.abs(audio).max() > 1e-3
+    assert np.abs(audio[-1]).max() < 0.01
+
+
+def test_fifo_names_its_file_after_the_prompt(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--prompt", "Heavy rain!", "--model", str(tiny_folder), *QUEUE, "--seconds", "0.2", "--seed", "5"]
+    run(fifo_command.main, argv=argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["heavy-rain-5.wav"]
+
+
+def test_same_seed_same_sound_and_a_longer_run_begins_alike(tiny_folder: Path, tmp_path: Path):
+    names = {"a": ("0", "1"), "b": ("0", "1"), "other": ("1", "1"), "longer": ("0", "2")}
+    for name, (seed, seconds) in names.items():
+        play_fifo(tiny_folder, tmp_path / f"{name}.wav", "--seed", seed, "--seconds", seconds)
+    a, b, other, longer = (read(tmp_path / f"{name}.wav") for name in names)
+    assert np.array_equal(a, b)
+    assert not np.allclose(a, other, atol=1e-3)
+    assert np.array_equal(a[:-882], longer[: len(a) - 882])  # but for the fade
+
+
+def test_prompts_and_guidance_change_the_sound(tiny_folder: Path, tmp_path: Path):
+    variants = {
+        "plain": [],
+        "prompt": ["--prompt", "a clock ticks"],
+        "scale": ["--guidance_scale", "1"],
+        "negative": ["--negative_prompt", "a clock ticks"],
+        "timing": ["--timing", "steady"],
+        "focus": ["--focus", "last", "--num_steps", "6"],
+    }
+    sounds = {}
+    for name, options in variants.items():
+        play_fifo(tiny_folder, tmp_path / f"{name}.wav", "--seconds", "0.5", *options)
+        sounds[name] = read(tmp_path / f"{name}.wav")
+    for name in list(variants)[1:]:
+        assert not np.allclose(sounds[name], sounds["plain"], atol=1e-3), name
+
+
+def test_generate_writes_each_seed_whatever_the_batch(tiny_folder: Path, tmp_path: Path):
+    for name, batch in (("together", "3"), ("apart", "2")):
+        (tmp_path / name).mkdir()
+        make_clips(tiny_folder, tmp_path / name, "--num_samples", "3", "--seed", "7", "--batch_size", batch)
+    make_clips(tiny_folder, tmp_path / "one.wav", "--seed", "8")
+    names = [f"heavy-rain-{seed}.wav" for seed in (7, 8, 9)]
+    assert sorted(path.name for path in (tmp_path / "together").iterdir()) == names
+    together, apart = ([read(tmp_path / folder / name) for name in names] for folder in ("together", "apart"))
+    assert all(len(audio) == 22_050 for audio in together)
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, apart, strict=True))
+    assert np.allclose(together[1], read(tmp_path / "one.wav"), atol=1e-4)
+    assert not np.allclose(together[0], together[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", "0.5"), ("dpmpp_2m_sde", "1")])
+def test_generate_with_every_sampler(tiny_folder: Path, tmp_path: Path, sampler: str, eta: str):
+    make_clips(tiny_folder, tmp_path / "a.flac", "--sampler", sampler, "--eta", eta, "--num_samples", "2")
+    assert len(read(tmp_path / "a-0.flac")) == len(read(tmp_path / "a-1.flac")) == 22_050
+
+
+def test_one_chunk_fifo_is_generate(tiny_model: TextToAudio):
+    """The two commands share one sampler: a queue of one chunk, decoded as a stream, is the clip."""
+    guidance = GuidanceConfig(scale=3.0, rescale=0.5)
+    seconds = 16 * 1024 / 44_100
+    clip = generate(tiny_model, [PROMPT], seconds=seconds, seeds=[3], guidance=guidance, num_steps=4)[0]
+    denoiser = prompt_denoiser(tiny_model, [PROMPT], guidance, seconds_start=0.0, seconds_total=seconds)
+    config = FifoConfig(context=0, chunk=16, num_chunks=1, micro_steps=4)
+    latents = next(Fifo(denoiser, config, channels=4, generators=make_generators(3, 1)))
+    streamed = torch.cat(list(decode_stream([latents], tiny_model.vae)), dim=-1)
+    assert torch.allclose(clip[:, :-882], streamed[:, :-882], atol=1e-5)
+
+
+def test_user_errors_are_one_line_and_exit_code_2(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_folder, damaged)
+    config = damaged / "config.json"
+    config.write_text(config.read_text().replace('"time_width": 16', '"time_width": 24'))
+    rain = ["--prompt", PROMPT, "--model", str(tiny_folder)]
+    out = ["--out", str(tmp_path / "a.wav")]
+    cases = {
+        "no model in": ["--prompt", PROMPT, "--model", str(tmp_path / "nothing"), *out],
+        "do not fit the configuration": ["--prompt", PROMPT, "--model", str(damaged), *out],
+        "prompt is empty": ["--prompt", " ", "--model", str(tiny_folder), *out],
+        "above 0, got 0": [*rain, *out, "--seconds", "0"],
+        "above 0, got -3": [*rain, *out, "--seconds=-3"],
+        "seconds": [*rain, *out, "--seconds", "nan"],
+        "does not exist": [*rain, "--out", str(tmp_path / "no" / "a.wav")],
+        "expected a name ending in": [*rain, "--out", str(tmp_path / "a.mp3")],
+        "device must be": [*rain, *out, "--device", "gpu"],
+        "guidance scale must be": [*rain, *out, "--guidance_scale=-1"],
+        "sampl": [*rain, *out, "--sampler", "euler"],
+        "adds no noise": [*rain, *out, "--eta", "0.5"],
+    }
+    for command in (fifo_command.main, generate_command.main):
+        for message, argv in cases.items():
+            with pytest.raises(SystemExit) as stop:
+                run(command, argv=argv)
+            error = capsys.readouterr().err
+            assert stop.value.code == 2, (message, error)
+            assert message in error, (message, error)
+            assert len(error.strip().splitlines()) == 1, error
+            assert error.startswith("error: ")
+    assert not list(tmp_path.glob("*.wav"))
+
+
+def test_num_steps_must_fit_the_queue(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        play_fifo(tiny_folder, tmp_path / "a.wav", "--num_steps", "4")
+    assert "multiple of num_chunks = 3, got 4" in capsys.readouterr().err
+
+
+def test_interrupted_run_leaves_a_playable_file(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(chunks: Iterator[Tensor], vae: VAE) -> Iterator[Tensor]:
+        for count, piece in enumerate(decode_stream(chunks, vae)):
+            if count == 5:
+                signal.raise_signal(signal.SIGINT)
+            yield piece
+
+    monkeypatch.setattr(fifo_command, "decode_stream", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        play_fifo(tiny_folder, tmp_path / "stopped.wav", "--endless", "true")
+    assert stop.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.undo()
+    play_fifo(tiny_folder, tmp_path / "whole.wav", "--seconds", "2")
+    stopped, whole = read(tmp_path / "stopped.wav"), read(tmp_path / "whole.wav")
+    assert len(stopped) > 4 * 8 * 1024 - 11 * 1024
+    assert np.array_equal(stopped, whole[: len(stopped)])
+
+
+def test_raw_samples_on_standard_output_and_a_reader_that_leaves(tiny_folder: Path, tmp_path: Path):
+    read_end, write_end = os.pipe()
+    received = bytearray()
+
+    def listen():
+        while len(received) < 44_100 * 4:
+            received.extend(os.read(read_end, 4096))
+        os.close(read_end)
+
+    reader = threading.Thread(target=listen)
+    standard_output = os.dup(1)
+    os.dup2(write_end, 1)
+    os.close(write_end)
+    reader.start()
+    try:
+        play_fifo(tiny_folder, "-", "--endless", "true")  # comes back when the reader leaves
+    finally:
+        os.dup2(standard_output, 1)
+        os.close(standard_output)
+    reader.join()
+    play_fifo(tiny_folder, tmp_path / "same.wav", "--seconds", "1.5")
+    samples = np.frombuffer(bytes(received[: 44_100 * 4]), "<i2").reshape(-1, 2) / 32_768
+    assert np.allclose(samples, read(tmp_path / "same.wav")[:44_100], atol=1e-4)
+
+
+def test_the_module_is_a_command(tiny_folder: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "infer.fifo", "--prompt", PROMPT, "--model", str(tiny_folder), *QUEUE]
+    root = Path(__file__).resolve().parents[2]
+    out = ["--out", str(tmp_path / "a.wav"), "--seconds", "0.2"]
+    done = subprocess.run([*command, *out], cwd=root, capture_output=True, text=True, check=True)
+    assert "0.2 s of sound in" in done.stderr
+    assert done.stdout == ""
+    assert len(read(tmp_path / "a.wav")) == 8820
+
+
+def test_memory_does_not_grow_with_the_length(tiny_model: TextToAudio):
+    class Meter:
+        """Bytes of all tensors alive at some of the pieces."""
+
+        def __init__(self):
+            self.count = 0
+            self.bytes: dict[int, int] = {}
+
+        def write(self, _: Tensor, /) -> None:
+            self.count += 1
+            if self.count in (10, 100):
+                gc.collect()
+                tensors = [item for item in gc.get_objects() if type(item) is Tensor]
+                self.bytes[self.count] = sum(tensor.nbytes for tensor in tensors)
+
+        def close(self) -> None: ...
+
+    denoiser = prompt_denoiser(tiny_model, [PROMPT], GuidanceConfig(scale=2.0))
+    config = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
+    stream = Fifo(denoiser, config, channels=4, generators=make_generators(0, 1))
+    meter = Meter()
+    play((piece for _, piece in zip(range(100), decode_stream(stream, tiny_model.vae), strict=False)), meter, "meter")
+    assert meter.bytes[100] == meter.bytes[10] > 0
