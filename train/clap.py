@@ -10,8 +10,6 @@ Source: Wu et al. 2022 (2211.06687); Evans et al. 2024 (2402.04825), section 3.2
 import dataclasses
 import logging
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from data.cli import run
-from data.datamodule import AudioDataModule, DataConfig, SyntheticSource
-from data.synthetic import draw, held_out, wording
+from data.datamodule import AudioDataModule, DataConfig
 from models.clap import MAX_LOGIT_SCALE, Clap, ClapConfig
-from models.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
 from train.callbacks import Export
 from train.contrastive import caption_ids, contrastive_loss, recalls
+from train.tokenizer import prepare_tokenizer
 from train.trainer import TrainerConfig, fit, seed_run
 
 logger = logging.getLogger(__name__)
@@ -148,43 +145,6 @@ class ClapTraining(LightningModule):
 
 def _mix(seed: int, rank: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0])
-
-
-def synthetic_captions(num_captions: int, seed: int) -> Iterator[str]:
-    """Captions of the procedural corpus's training part, without their sounds."""
-    for index in range(num_captions):
-        rng = np.random.default_rng((seed, index))
-        layers, sequence = draw.draw_layers(rng, None, None)
-        if not held_out.is_held_out(layers):
-            stated = [
-                dataclasses.replace(layer, stated=wording.choose_facts(layer, rng, (), len(layers))) for layer in layers
-            ]
-            yield wording.caption(stated, rng, held_out_form=False, sequence=sequence)
-
-
-def captions(data: AudioDataModule, num_captions: int) -> Iterator[str]:
-    """Training captions for the tokenizer."""
-    data.setup()
-    assert data.source is not None
-    if isinstance(data.source, SyntheticSource):
-        yield from synthetic_captions(num_captions, data.seed)
-    else:
-        for index in range(num_captions):
-            yield from (item["prompt"] for item in data.source.draw(index))
-
-
-def prepare_tokenizer(
-    data: AudioDataModule, vocab_size: int, num_captions: int, folder: Path, resume: str | None
-) -> Tokenizer:
-    """Train the tokenizer and keep it in the run folder; a resumed run reads the one it began with."""
-    if resume is not None:
-        return load_tokenizer(folder)
-    tokenizer = train_tokenizer(captions(data, num_captions), vocab_size)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(folder / FILE_NAME))
-    logger.info("trained a tokenizer of %d entries", tokenizer.get_vocab_size())
-    return tokenizer
 
 
 def main(

@@ -3,6 +3,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_hugging_face_folders_are_read(kind: str, tokenizer: Tokenizer, tmp_path
     encoder = TextEncoder.load(tmp_path, max_tokens=20)
     embeddings, mask = encoder.encode(["a siren on the left", "drum"])
     batch = transformers.AutoTokenizer.from_pretrained(tmp_path)(["a siren on the left", "drum"], padding=True)
-    tower = model.text_model if kind == "clap" else model
+    tower: Any = model.text_model if kind == "clap" else model
     expected = tower(
         torch.tensor(batch["input_ids"]), torch.tensor(batch["attention_mask"]), output_hidden_states=True
     ).hidden_states[-1 if kind == "t5" else -2]

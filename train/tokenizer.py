@@ -1,0 +1,74 @@
+"""The tokenizer of a text encoder trained from scratch: captions without their sounds, and where it is kept."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from data.captions import make_prompt
+from data.datamodule import AudioDataModule
+from data.folder import FolderSource
+from data.stream import random_generator
+from data.synthetic import draw, held_out, wording
+from models.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+CAPTIONS_PER_FILE = 20
+"""Most prompts drawn from one file's metadata."""
+
+_CAPTION = 21
+
+
+def prepare_tokenizer(
+    data: AudioDataModule, vocab_size: int, num_captions: int, folder: Path, resume: str | None
+) -> Tokenizer:
+    """Train a tokenizer on the data's captions and keep it in `folder`; a resumed run reads the one it began with.
+
+    Every process trains the same one, the first of a machine writes it.
+
+    Raises:
+        FileNotFoundError: a resumed run has none.
+    """
+    if resume is not None:
+        return load_tokenizer(folder)
+    tokenizer = train_tokenizer(captions(data, num_captions), vocab_size)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(folder / FILE_NAME))
+    logger.info("trained a tokenizer of %d entries", tokenizer.get_vocab_size())
+    return tokenizer
+
+
+def captions(data: AudioDataModule, num_captions: int) -> Iterator[str]:
+    """Training captions of a folder or of the procedural corpus, drawn without reading or making any sound."""
+    data.setup()
+    if isinstance(data.source, FolderSource):
+        return folder_captions(data.source, num_captions)
+    return synthetic_captions(num_captions, data.seed)
+
+
+def synthetic_captions(num_captions: int, seed: int) -> Iterator[str]:
+    """Captions of the procedural corpus's training part."""
+    for index in range(num_captions):
+        rng = random_generator(seed, _CAPTION, index)
+        layers, sequence = draw.draw_layers(rng, None, None)
+        while held_out.is_held_out(layers):
+            layers, sequence = draw.draw_layers(rng, None, None)
+        stated = [wording.choose_facts(layer, rng, (), len(layers)) for layer in layers]
+        layers = [dataclasses.replace(layer, stated=facts) for layer, facts in zip(layers, stated, strict=True)]
+        yield wording.caption(layers, rng, held_out_form=False, sequence=sequence)
+
+
+def folder_captions(source: FolderSource, num_captions: int) -> Iterator[str]:
+    """Captions of a folder's training files, each file several times: its prompts vary."""
+    files = source.training
+    for index in range(min(num_captions, CAPTIONS_PER_FILE * len(files))):
+        entry = source.entries[files[index % len(files)]]
+        try:
+            yield make_prompt(entry.read_metadata(), random_generator(source.seed, _CAPTION, index), entry.name)
+        except (ValueError, OSError):
+            continue  # the data stream names and counts this file
