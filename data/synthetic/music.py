@@ -20,7 +20,7 @@ from data.synthetic.signals import (
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 PROGRESSIONS = ((0, 3, 4, 0), (0, 5, 3, 4), (0, 4, 5, 3), (0, 3, 0, 4))
 PLUCK = tuple((float(k), k**-1.1, 0.3 / k**0.6) for k in range(1, 10))
-BELL = ((0.5, 0.25, 0.9), (1.0, 1.0, 0.8), (2.0, 0.45, 0.5), (3.0, 0.3, 0.35), (4.2, 0.25, 0.22), (5.4, 0.15, 0.15))
+BELL = ((1.0, 1.0, 0.8), (2.0, 0.45, 0.5), (3.0, 0.3, 0.35), (4.2, 0.25, 0.22), (5.4, 0.15, 0.15))
 TIMBRES = {
     "flute-like": (1.0, 0.25, 0.08, 0.02),
     "pure sine": (1.0,),
@@ -53,16 +53,17 @@ def held_note(hz: float, seconds: float, harmonics: tuple[float, ...], attack: f
 
 def render_drums(layer: Layer, rng: np.random.Generator) -> np.ndarray:
     """Four on the floor: kick on every beat, snare on two and four, hats on the eighths."""
-    kick = sweep(150, 45, 0.22) * decay(0.22, 0.06)
-    snare = 0.8 * burst_bank("snare", ((150, -10), (400, -2), (3000, 0), (12000, -8)), 0.18, 0.03)[0]
-    snare[: samples(0.08)] += 0.4 * sweep(240, 170, 0.08)
-    hat = 0.25 * burst_bank("hat", ((3000, -30), (7000, 0), (16000, 0)), 0.05, 0.01)[0]
-    opened = 0.25 * burst_bank("open hat", ((3000, -30), (7000, 0), (16000, 0)), 0.25, 0.05)[0]
+    kick = 1.4 * sweep(150, 45, 0.22) * decay(0.22, 0.06)
+    kick += 0.7 * burst_bank("kick", ((60, 0), (200, 0), (3000, -6), (9000, -14)), 0.22, 0.006)[0]
+    snare = 0.45 * burst_bank("snare", ((150, -10), (400, -2), (3000, 0), (12000, -8)), 0.18, 0.03)[0]
+    snare[: samples(0.08)] += 0.25 * sweep(240, 170, 0.08)
+    hat = 0.2 * burst_bank("hat", ((3000, -30), (7000, 0), (16000, 0)), 0.05, 0.01)[0]
+    opened = 0.2 * burst_bank("open hat", ((3000, -30), (7000, 0), (16000, 0)), 0.25, 0.05)[0]
     times = beats(layer.seconds, layer.beat_seconds)
     backbeat = times[1::2]
     eighths = np.concatenate((times, times + layer.beat_seconds / 2)) if layer.timbre != "sparse" else times
     eighths = eighths[eighths < layer.seconds - 0.1]
-    parts = [(times, kick * 1.4), (backbeat, snare), (eighths, opened if layer.timbre == "open" else hat)]
+    parts = [(times, kick), (backbeat, snare), (eighths, opened if layer.timbre == "open" else hat)]
     audio = np.zeros((1, layer.num_samples), dtype=np.float32)
     for onsets, kernel in parts:
         audio += scatter(layer.num_samples, onsets, [kernel], np.zeros(len(onsets), dtype=int), np.ones(len(onsets)))

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+from scipy import signal
 
 from data.synthetic.layers import SAMPLE_RATE, Layer, samples
 from data.synthetic.signals import Shape, db_to_gain, fft_size, irfft, ramp, rfft, spectral_gain
@@ -35,6 +36,19 @@ def room(reverb_seconds: float, num_channels: int) -> np.ndarray:
     tail[:, : samples(0.012)] = 0.0
     tail *= ramp(len(time), 0.0, reverb_seconds * 0.2)
     return (tail / np.sqrt(np.sum(tail**2, axis=-1, keepdims=True))).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def diffusers() -> np.ndarray:
+    """Impulse responses of two different chains of Schroeder allpasses: same magnitude, unrelated phases."""
+    pair = np.zeros((2, samples(0.4)), dtype=np.float32)
+    for ear, delays in zip(pair, ((113, 337, 911), (173, 431, 1013)), strict=True):
+        ear[0] = 1.0
+        for delay in delays:
+            numerator, denominator = np.zeros(delay + 1), np.zeros(delay + 1)
+            numerator[[0, delay]], denominator[[0, delay]] = (-0.6, 1.0), (1.0, -0.6)
+            ear[:] = signal.lfilter(numerator, denominator, ear)
+    return pair
 
 
 def active_level(audio: np.ndarray) -> float:
@@ -85,11 +99,10 @@ def place(layer: Layer, audio: np.ndarray) -> np.ndarray:
     spectrum *= spectral_gain(size, BRIGHTNESS_SHAPES[layer.brightness]) * spectral_gain(
         size, DISTANCE_SHAPES[layer.distance]
     )
-    direct = 1.0
-    if wide and len(audio) == 1:  # one source heard all around: each ear gets its own short diffuse response
-        direct, wet, reverb_seconds = 0.15, 1.0, max(0.3, reverb_seconds)
-    response = rfft(room(reverb_seconds, 2 if wide else 1)[:, :size], size)
-    audio = irfft(spectrum * (direct + wet * response), size)[:, :num_samples]
+    if wide and len(audio) == 1:  # one source heard all around
+        spectrum = spectrum * rfft(diffusers()[:, :size], size)
+    response = rfft(room(reverb_seconds, len(audio))[:, :size], size)
+    audio = irfft(spectrum * (1.0 + wet * response), size)[:, :num_samples]
     audio *= course(layer.shape, num_samples) * ramp(num_samples, 0.0, min(0.25, 0.1 * layer.seconds))
     audio = audio * pan_gains(layer, num_samples)
     target_db = LEVELS_DB[layer.loudness] + DISTANCE_DB[layer.distance]

@@ -117,6 +117,8 @@ def describe(layer: Layer, rng: np.random.Generator) -> str:
     noun = pick(WORDS[layer.kind].nouns, rng)
     countable = noun.startswith(("a ", "an "))
     noun = noun.split(" ", 1)[1] if countable else noun
+    if noun.startswith("someone"):  # takes no adjective before it
+        before, behind = [], [*behind, *before]
     rng.shuffle(behind)
     if rng.random() < 0.12:
         return ", ".join([noun, *before, *behind])

@@ -106,8 +106,10 @@ def test_side(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.colored])
 def test_brightness(kind: str) -> None:
-    timbre = {"timbre": "string-like"} if kind == "sustained note" else {}
-    dark, neutral, bright = (centroid_hz(render(kind, brightness=b, **timbre)) for b in ("dark", "neutral", "bright"))
+    timbre = "string-like" if kind == "sustained note" else KINDS[kind].timbres[0] if KINDS[kind].timbres else None
+    dark, neutral, bright = (
+        centroid_hz(render(kind, brightness=brightness, timbre=timbre)) for brightness in ("dark", "neutral", "bright")
+    )
     assert dark < neutral * 1.02
     assert neutral < bright * 1.02
     assert dark < 0.85 * bright
