@@ -1,7 +1,9 @@
 """Lightning data modules: audio or latents to the trainings, endless, reproducible and resumable mid-epoch.
 
 Audio batch: {"audio": (B, 2, S) float32, "num_samples": (B,) int64 unpadded samples, "prompt": list[str],
-"seconds_start": (B,) float32, "seconds_total": (B,) float32}. Latent batch: see `LatentDataModule`.
+"seconds_start": (B,) float32, "seconds_total": (B,) float32}.
+Latent batch: {"latents": (B, C, F) float32 posterior samples, "frame_mask": (B, F) bool True = real, "prompt",
+"seconds_start", "seconds_total" as above}.
 
 The training stream has no end and no epochs: limit it with the trainer's steps or time, and validate with
 `val_check_interval` in batches and `check_val_every_n_epoch=None`.
@@ -9,21 +11,16 @@ The training stream has no end and no epochs: limit it with the trainer's steps 
 
 import dataclasses
 import logging
-from typing import Any
 
 import lightning
 from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
+from data.corpus import SyntheticSource
 from data.folder import FolderSource
-from data.stream import Item, Source, TrainingStream, ValidationBatches, crop_item, derived_seed, random_generator
-from data.synthetic import draw_clip
+from data.latent_source import LatentSource
+from data.stream import Source, TrainingStream, ValidationBatches
 
 logger = logging.getLogger(__name__)
-
-# What a random stream is for, so that no two purposes share one.
-_CLIP, _CROP = 1, 2
-# Validation does not follow the training seed: losses of different runs can be compared.
-_VALIDATION_SEED = 20_240_607
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,35 +60,6 @@ class DataConfig:
                 raise ValueError(f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
-class SyntheticSource:
-    """The procedural corpus: every draw is a new clip, cut into several random crops.
-
-    Validation clips are of the corpus's held-out part.
-    """
-
-    def __init__(self, config: DataConfig, seed: int) -> None:
-        self.seed = seed
-        self.crop_samples = config.crop_samples
-        self.items_per_draw = config.crops_per_clip
-        self.num_validation = config.num_validation
-
-    def draw(self, index: int) -> list[Item]:
-        clip = draw_clip(derived_seed(self.seed, _CLIP, index))
-        generator = random_generator(self.seed, _CROP, index)
-        latest = max(0, clip.audio.shape[1] - self.crop_samples)
-        starts = generator.integers(0, latest, size=self.items_per_draw, endpoint=True)
-        return [self._crop(clip, int(start)) for start in starts]
-
-    def draw_validation(self, index: int) -> Item:
-        clip = draw_clip(derived_seed(_VALIDATION_SEED, _CLIP, index), held_out=True)
-        latest = max(0, clip.audio.shape[1] - self.crop_samples)
-        return self._crop(clip, int(random_generator(_VALIDATION_SEED, _CROP, index).integers(0, latest + 1)))
-
-    def _crop(self, clip: Any, start: int) -> Item:
-        audio = clip.audio[:, start : start + self.crop_samples]
-        return crop_item(audio, self.crop_samples, start, clip.metadata["seconds_total"], clip.prompt)
-
-
 class _StreamDataModule(lightning.LightningDataModule):
     """Serves a source, and remembers how many of its batches were trained on (prefetched ones do not count)."""
 
@@ -102,6 +70,7 @@ class _StreamDataModule(lightning.LightningDataModule):
         self.config = config
         self.seed = seed
         self.source: Source | None = None
+        self._validation: ValidationBatches | None = None
         self._batches_before = 0
         self._processed_before: int | None = None
 
@@ -125,7 +94,11 @@ class _StreamDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> ValidationBatches:
         self.setup()
         assert self.source is not None
-        return ValidationBatches(self.source, self.config.batch_size, self.config.num_workers, *self._rank())
+        if self._validation is None:
+            self._validation = ValidationBatches(
+                self.source, self.config.batch_size, self.config.num_workers, *self._rank()
+            )
+        return self._validation
 
     @property
     def batches_consumed(self) -> int:
@@ -176,7 +149,7 @@ class AudioDataModule(_StreamDataModule):
     def make_source(self) -> Source:
         config = self.config
         if config.folder is None:
-            return SyntheticSource(config, self.seed)
+            return SyntheticSource(self.seed, config.crop_samples, config.crops_per_clip, config.num_validation)
         return FolderSource(
             config.folder,
             self.seed,
@@ -191,3 +164,12 @@ class AudioDataModule(_StreamDataModule):
         if isinstance(self.source, FolderSource) and len(self.source.unreadable):
             names = self.source.unreadable.listed()
             logger.warning("%d audio files could not be read and were left out: %s", len(names), ", ".join(names))
+
+
+class LatentDataModule(_StreamDataModule):
+    """Random crops of pre-encoded latents."""
+
+    def make_source(self) -> Source:
+        if self.config.latents is None:
+            raise ValueError("data.latents is not set: write latents with python -m data.latents and give their folder")
+        return LatentSource(self.config.latents, self.seed, self.config.crop_frames, self.config.num_validation)

@@ -1,0 +1,134 @@
+"""Whole clips by number, on their way to an encoder: the procedural corpus's or a user's folder's."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.audio import SAMPLE_RATE, AudioFile
+from data.corpus import training_clip, validation_clip
+from data.folder import UnreadableFiles, list_entries, split_entries
+
+CORPUS_CLIPS = 2_500
+CORPUS_VALIDATION_CLIPS = 64
+
+# Longer files are handed over by name, to be read piece by piece.
+_LONGEST_HANDED_OVER_SAMPLES = 300 * SAMPLE_RATE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentDataConfig:
+    """What is encoded."""
+
+    folder: str | None = None
+    """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus."""
+    num_workers: int = 1
+    """Processes that draw or read ahead of the encoder; 0: none."""
+    validation_share: float = 0.02
+    """Share of a folder's files held out for validation, at least one (0 to 1)."""
+    max_unreadable_share: float = 0.05
+    """Stop when more than this share of the files cannot be read (0 to 1); a single file never stops the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeClip:
+    """A clip on its way to the encoder."""
+
+    about: dict[str, Any]
+    audio: np.ndarray | Path
+    """(2, samples) float32, or the file where it is to be read from."""
+    file: int | None = None
+    """Its number among the set's files."""
+
+
+class ClipSet(Protocol):
+    """Whole clips by number, in two splits."""
+
+    def size(self, split: str) -> int: ...
+
+    def origin(self) -> dict[str, Any]: ...
+
+    def clip(self, split: str, index: int) -> WholeClip | None:
+        """Return a clip; None leaves it out (and it has been named and counted)."""
+        ...
+
+    def leave_out(self, clip: WholeClip, error: Exception) -> None:
+        """Name and count a clip that could not be read to its end; raises ValueError when there are too many."""
+        ...
+
+    def left_out(self) -> list[str]:
+        """Names of the files that could not be read."""
+        ...
+
+
+class CorpusClips:
+    """Clips of the procedural corpus; validation clips are of its held-out part."""
+
+    def __init__(self, clips: int | None, validation_clips: int | None, seed: int) -> None:
+        self.sizes = {
+            "train": CORPUS_CLIPS if clips is None else clips,
+            "validation": CORPUS_VALIDATION_CLIPS if validation_clips is None else validation_clips,
+        }
+        self.seed = seed
+
+    def size(self, split: str) -> int:
+        return self.sizes[split]
+
+    def origin(self) -> dict[str, Any]:
+        return {"data": "data.synthetic", "seed": self.seed}
+
+    def clip(self, split: str, index: int) -> WholeClip | None:
+        clip = training_clip(self.seed, index) if split == "train" else validation_clip(index)
+        about = {
+            "metadata": {"prompt": clip.prompt, **clip.metadata},
+            "name": f"{split}/{index}",
+            "seconds_total": clip.metadata["seconds_total"],
+        }
+        return WholeClip(about, clip.audio)
+
+    def leave_out(self, clip: WholeClip, error: Exception) -> None:  # noqa: ARG002 no file, nothing to leave out
+        raise error
+
+    def left_out(self) -> list[str]:
+        return []
+
+
+class FolderClips:
+    """The files of a user's folder or manifest."""
+
+    def __init__(self, data: LatentDataConfig, clips: int | None, validation_clips: int | None) -> None:
+        assert data.folder is not None
+        self.entries = list_entries(data.folder)
+        training, validation = split_entries(self.entries, data.validation_share)
+        self.files = {"train": training[:clips], "validation": validation[:validation_clips]}
+        self.unreadable = UnreadableFiles([entry.name.as_posix() for entry in self.entries], data.max_unreadable_share)
+
+    def size(self, split: str) -> int:
+        return len(self.files[split])
+
+    def origin(self) -> dict[str, Any]:
+        names = "\n".join(self.entries[file].name.as_posix() for split in self.files for file in self.files[split])
+        return {"data": "folder", "files": hashlib.sha256(names.encode()).hexdigest()[:16]}
+
+    def clip(self, split: str, index: int) -> WholeClip | None:
+        file = self.files[split][index]
+        entry = self.entries[file]
+        try:
+            with AudioFile(entry.path) as audio:
+                about = {
+                    "metadata": entry.read_metadata(), "name": entry.name.as_posix(), "seconds_total": audio.seconds
+                }  # fmt: skip
+                long = audio.num_samples > _LONGEST_HANDED_OVER_SAMPLES
+                return WholeClip(about, entry.path if long else audio.read(), file)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            self.unreadable.add(file, error)
+            return None
+
+    def leave_out(self, clip: WholeClip, error: Exception) -> None:
+        assert clip.file is not None
+        self.unreadable.add(clip.file, error)
+
+    def left_out(self) -> list[str]:
+        return self.unreadable.listed()

@@ -1,0 +1,126 @@
+"""WebDataset shards: tar files in which the members of one sample share their name up to the first dot.
+
+Shards are written whole or not at all, and read at random: members of an uncompressed tar lie in it as they are, so a
+memory map gives any part of any array without reading the rest. What was read stays in the system's page cache, shared
+by all processes. Any WebDataset reader can read the same files in sequence.
+"""
+
+import io
+import json
+import math
+import mmap
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+
+class ShardWriter:
+    """Writes one shard; the file gets its name when it is complete (an error or Ctrl-C leaves nothing).
+
+    Members are `.npy` for arrays and `.json` for the rest, in the order given.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+
+    def __enter__(self) -> "ShardWriter":
+        self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def write(self, key: str, members: Mapping[str, Any]) -> None:
+        """Append a sample.
+
+        Args:
+            key: its name; no dot.
+            members: extension without the type's suffix -> array, or anything JSON can hold.
+        """
+        if "." in key:
+            raise ValueError(f"a sample's key must not hold a dot, got {key!r}")
+        for name, value in members.items():
+            if isinstance(value, np.ndarray):
+                buffer = io.BytesIO()
+                np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
+                self._add(f"{key}.{name}.npy", buffer.getvalue())
+            else:
+                self._add(f"{key}.{name}.json", json.dumps(value, ensure_ascii=False).encode())
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._tar.close()
+        if error is None:
+            os.replace(self._partial, self.path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+    def _add(self, name: str, content: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        self._tar.addfile(member, io.BytesIO(content))
+
+
+class Shard:
+    """A shard's samples, read at random. Cheap to pickle: the file is mapped where it is used.
+
+    Raises:
+        ValueError: not a tar file, or one that breaks off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[str, dict[str, tuple[int, int]]] = {}
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    if member.isfile():
+                        key, _, extension = Path(member.name).name.partition(".")
+                        self._places.setdefault(key, {})[extension] = (member.offset_data, member.size)
+                        end = member.offset_data + member.size
+                        if end > path.stat().st_size:
+                            raise ValueError(f"shard {path} breaks off; write it again")
+        except tarfile.TarError as error:
+            raise ValueError(f"{path} is no shard: {error}") from error
+        self.keys = list(self._places)
+        self._arrays: dict[tuple[str, str], tuple[np.dtype, tuple[int, ...], int]] = {}
+        self._map: mmap.mmap | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+    def array(self, key: str, name: str) -> np.ndarray:
+        """Return the array member `name` of a sample; only the parts that are used are read."""
+        dtype, shape, offset = self._arrays.get((key, name)) or self._parse_header(key, name)
+        return np.frombuffer(self._buffer(), dtype, math.prod(shape), offset).reshape(shape)
+
+    def json(self, key: str, name: str) -> Any:
+        """Return the JSON member `name` of a sample."""
+        offset, size = self._place(key, f"{name}.json")
+        return json.loads(self._buffer()[offset : offset + size])
+
+    def _parse_header(self, key: str, name: str) -> tuple[np.dtype, tuple[int, ...], int]:
+        """Return an array's type, shape and where its values begin."""
+        buffer = self._buffer()
+        buffer.seek(self._place(key, f"{name}.npy")[0])
+        version = np.lib.format.read_magic(buffer)  # pyright: ignore[reportArgumentType]
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(buffer)  # pyright: ignore[reportArgumentType]
+        if fortran_order or dtype.hasobject:
+            raise ValueError(f"{self.path}: {key}.{name}.npy must be a plain array in C order")
+        self._arrays[key, name] = (dtype, shape, buffer.tell())
+        return self._arrays[key, name]
+
+    def _place(self, key: str, extension: str) -> tuple[int, int]:
+        try:
+            return self._places[key][extension]
+        except KeyError:
+            raise ValueError(f"shard {self.path} has no member {key}.{extension}") from None
+
+    def _buffer(self) -> mmap.mmap:
+        if self._map is None:
+            with self.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._map

@@ -1,0 +1,221 @@
+"""Latents on disk: round trip of a tiny VAE, crops with true timing, silence as filling, finished shards kept."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from webdataset.compat import WebDataset
+
+from data import latents as command
+from data.clips import LatentDataConfig
+from data.datamodule import DataConfig, LatentDataModule
+from data.latent_source import LatentIndex, LatentSource
+from models.vae import VAE, VAEConfig
+
+_HOP = 1_024
+_LENGTHS = {"a": 40 * _HOP, "b": 100 * _HOP + 7, "c": 300, "d": 64 * _HOP}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(latent_channels=4, encoder_width=2, decoder_width=32))
+    vae.set_latent_statistics(torch.randn(4) * 0.1, torch.rand(4) + 0.5)
+    folder = tmp_path_factory.mktemp("model")
+    vae.save(folder, torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("songs")
+    for seed, (name, length) in enumerate(_LENGTHS.items()):
+        noise = np.random.default_rng(seed).uniform(-0.3, 0.3, (length, 2)).astype(np.float32)
+        soundfile.write(folder / f"{name}.wav", noise, 44_100, subtype="FLOAT")
+        (folder / f"{name}.json").write_text(json.dumps({"prompt": f"noise {name}", "seed": seed}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(model: Path, songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("encoded") / "latents"
+    data = LatentDataConfig(folder=str(songs), num_workers=0, validation_share=0.25)
+    command.main(model, out, data, clips_per_shard=2, device="cpu")
+    return out
+
+
+def _posterior(model: Path, songs: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    audio, _ = soundfile.read(songs / f"{name}.wav", dtype="float32")
+    with torch.no_grad():
+        posterior = VAE.load(model).posterior(torch.from_numpy(audio.T.copy())[None])
+    return posterior.mean[0], posterior.std[0]
+
+
+def _files(source: LatentSource) -> dict[str, tuple]:
+    found = {}
+    for shard, key in [*source.training, *source.validation]:
+        about = shard.json(key, "about")
+        found[Path(about["name"]).stem] = (about, shard.array(key, "mean"), shard.array(key, "std"))
+    return found
+
+
+def test_shards_hold_the_posterior_of_the_whole_file(model: Path, songs: Path, encoded: Path) -> None:
+    found = _files(LatentSource(encoded, 0, 16, 8))
+    assert sorted(found) == sorted(_LENGTHS)
+    for name, (about, mean, std) in found.items():
+        expected_mean, expected_std = _posterior(model, songs, name)
+        assert mean.dtype == std.dtype == np.float16
+        assert mean.shape == (-(-_LENGTHS[name] // _HOP), 4)
+        np.testing.assert_allclose(mean.T, expected_mean, atol=2e-3)
+        np.testing.assert_allclose(std.T, expected_std, rtol=2e-3)
+        assert about["seconds_total"] == pytest.approx(_LENGTHS[name] / 44_100)
+        assert about["metadata"]["prompt"] == f"noise {name}"
+
+
+def test_webdataset_reads_the_shards(encoded: Path) -> None:
+    urls = [str(path) for path in sorted(encoded.glob("train-*.tar"))]
+    samples = list(WebDataset(urls, shardshuffle=False))
+    assert len(samples) == 3
+    assert {"mean.npy", "std.npy", "about.json"} <= set(samples[0])
+    assert np.load(io.BytesIO(samples[0]["mean.npy"])).dtype == np.float16
+
+
+def test_crops_have_true_timing_and_fresh_posterior_noise(model: Path, songs: Path, encoded: Path) -> None:
+    source = LatentSource(encoded, seed=1, crop_frames=16, num_validation=8)
+    starts, errors = set(), []
+    for index in range(60):
+        (item,) = source.draw(index)
+        name = item["prompt"].removeprefix("noise ")
+        assert item["latents"].shape == (4, 16)
+        assert item["seconds_total"] == pytest.approx(_LENGTHS[name] / 44_100)
+        start = round(item["seconds_start"] * 44_100 / _HOP)
+        starts.add((name, start))
+        mean, std = _posterior(model, songs, name)
+        real = item["frame_mask"]
+        count = int(real.sum())
+        assert count == min(16, mean.shape[1])
+        noise = (item["latents"][:, :count] - mean[:, start : start + count].numpy()) / std[
+            :, start : start + count
+        ].numpy()
+        errors.append(torch.from_numpy(noise).flatten())
+    assert len(starts) > 20
+    noise = torch.cat(errors)
+    assert abs(float(noise.mean())) < 0.05
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_what_is_missing_is_the_latents_of_silence(model: Path, encoded: Path) -> None:
+    source = LatentSource(encoded, seed=0, crop_frames=400, num_validation=8)
+    with torch.no_grad():
+        silence = VAE.load(model).posterior(torch.zeros(1, 2, 100 * _HOP))
+    filling = torch.cat([torch.from_numpy(source.draw(index)[0]["latents"][:, 101:]) for index in range(30)], dim=1)
+    mean, std = silence.mean[0, :, 50], silence.std[0, :, 50]
+    assert torch.allclose(filling.mean(1), mean, atol=0.05 * float(std.max()) + 2e-3)
+    assert torch.allclose(filling.std(1), std, rtol=0.05)
+
+
+def test_draws_are_reproducible_and_passes_whole(encoded: Path) -> None:
+    first, second = (LatentSource(encoded, 5, 16, 8) for _ in range(2))
+    for index in (7, 0, 3):
+        np.testing.assert_array_equal(first.draw(index)[0]["latents"], second.draw(index)[0]["latents"])
+        np.testing.assert_array_equal(
+            first.draw_validation(index)["latents"],
+            LatentSource(encoded, 6, 16, 8).draw_validation(index)["latents"],
+        )
+    names = [first.draw(index)[0]["prompt"] for index in range(9)]
+    assert all(len(set(names[k : k + 3])) == 3 for k in (0, 3, 6))
+    assert first.draw_validation(0)["prompt"] not in names
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_data_module(encoded: Path, num_workers: int) -> None:
+    config = DataConfig(latents=str(encoded), crop_frames=50, batch_size=3, num_workers=num_workers)
+    batch = next(iter(LatentDataModule(config, seed=0).train_dataloader()))
+    assert batch["latents"].shape == (3, 4, 50)
+    assert batch["latents"].dtype == torch.float32
+    assert batch["frame_mask"].dtype == torch.bool
+    assert batch["frame_mask"].sum(1).tolist() == [
+        min(50, -(-_LENGTHS[prompt.removeprefix("noise ")] // _HOP)) for prompt in batch["prompt"]
+    ]
+
+
+def test_interrupted_runs_go_on_and_finished_shards_are_kept(
+    model: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = LatentDataConfig(folder=str(songs), num_workers=0, validation_share=0)
+    encode, calls = command.encode_clip, []
+
+    def interrupted(vae: VAE, audio: np.ndarray | Path):
+        calls.append(audio)
+        if len(calls) == 5:  # one for silence, then the fourth file
+            raise KeyboardInterrupt
+        return encode(vae, audio)
+
+    monkeypatch.setattr(command, "encode_clip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(model, tmp_path / "out", data, clips_per_shard=2, device="cpu")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.json", "train-00000.tar"]
+    with pytest.raises(FileNotFoundError, match="1 of 2 train shards are missing"):
+        LatentSource(tmp_path / "out", 0, 16, 8)
+    before = (tmp_path / "out" / "train-00000.tar").stat().st_mtime_ns
+    monkeypatch.setattr(command, "encode_clip", encode)
+    command.main(model, tmp_path / "out", data, clips_per_shard=2, device="cpu")
+    assert (tmp_path / "out" / "train-00000.tar").stat().st_mtime_ns == before
+    assert len(LatentSource(tmp_path / "out", 0, 16, 8).training) == 4
+
+
+def test_processes_share_the_shards(model: Path, songs: Path, tmp_path: Path) -> None:
+    data = LatentDataConfig(folder=str(songs), num_workers=1, validation_share=0)
+    for process in range(2):
+        command.main(model, tmp_path / "out", data, clips_per_shard=1, process_index=process, num_processes=2,
+                     device="cpu")  # fmt: skip
+        assert len(list((tmp_path / "out").glob("*.tar"))) == 2 * (process + 1)
+    assert len(LatentSource(tmp_path / "out", 0, 16, 8).training) == 4
+
+
+def test_unreadable_files_are_left_out(
+    model: Path, songs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for name in _LENGTHS:
+        (folder / f"{name}.wav").write_bytes((songs / f"{name}.wav").read_bytes())
+    (folder / "broken.flac").write_bytes(b"nothing" * 100)
+    data = LatentDataConfig(folder=str(folder), num_workers=0, validation_share=0)
+    command.main(model, tmp_path / "out", data, device="cpu")
+    assert len(LatentSource(tmp_path / "out", 0, 16, 8).training) == 4
+    assert "broken.flac" in caplog.text
+
+
+def test_long_files_are_read_piece_by_piece(model: Path, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = VAE.load(model)
+    whole = command.encode_clip(vae, soundfile.read(songs / "b.wav", dtype="float32")[0].T)
+    monkeypatch.setattr(command, "_PIECE_SAMPLES", 7_001)
+    pieces = command.encode_clip(vae, songs / "b.wav")
+    for one, other in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def test_clear_errors(model: Path, songs: Path, encoded: Path, tmp_path: Path) -> None:
+    data = LatentDataConfig(folder=str(songs), num_workers=0, validation_share=0.25)
+    with pytest.raises(ValueError, match="holds other latents"):
+        command.main(model, encoded, data, seed=1, clips_per_shard=3, device="cpu")
+    with pytest.raises(FileNotFoundError, match="no latents in"):
+        LatentIndex.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        command.main(model, tmp_path / "no" / "out", data, device="cpu")
+    with pytest.raises(ValueError, match=r"data\.latents is not set"):
+        LatentDataModule(DataConfig(), seed=0).train_dataloader()
+
+
+def test_corpus_clips(model: Path, tmp_path: Path) -> None:
+    command.main(model, tmp_path / "out", LatentDataConfig(num_workers=0), clips=2, validation_clips=1, device="cpu")
+    source = LatentSource(tmp_path / "out", 0, 16, 8)
+    assert (len(source.training), len(source.validation)) == (2, 1)
+    (item,) = source.draw(0)
+    assert item["prompt"]
+    assert item["seconds_total"] >= 2
