@@ -28,13 +28,12 @@ from models.vae import VAE
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
 READ_FRAMES = 172  # latent frames a read, 4 s
 PUSH_FRAMES = 16  # latent frames a network call on a CPU, whose caches hold no more
 
 
 def main(
-    source: Path, destination: Path, model: Path = DEFAULT_MODEL, metrics: bool = False, device: str = "auto"
+    source: Path, destination: Path, model: Path = Path("checkpoints/demo"), metrics: bool = False, device: str = "auto"
 ) -> None:
     """Pass audio through the VAE and back.
 

@@ -61,6 +61,17 @@ def test_every_package_says_what_it_holds():
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
 
 
+def test_readme_lists_every_file():
+    listed = set(re.findall(r"^\| `([\w/]+\.py)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    files = {
+        path.relative_to(ROOT / package).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert listed == files
+
+
 def test_no_machine_paths():
     machine_path = re.compile(r"(?<![\w.>])/(?:work|root|home|Users|mnt|media)/\w+")
     for path in project_files():
