@@ -175,8 +175,8 @@ def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float |
     bar_format = f"{{desc}}: {{n:.1f}}{length} s {remaining}{{postfix}}"
     # Where there is no terminal every renewal is a line in a log.
     interval = 0.1 if sys.stderr.isatty() else 20.0
-    with tqdm(total=total_seconds, desc=name, bar_format=bar_format, mininterval=interval) as bar:
-        try:
+    try:
+        with tqdm(total=total_seconds, desc=name, bar_format=bar_format, mininterval=interval) as bar:
             for piece in pieces:
                 sink.write(piece)
                 seconds += piece.shape[1] / SAMPLE_RATE
@@ -187,10 +187,10 @@ def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float |
                     factor = (now - first_sound) / (seconds - first_seconds)
                     bar.set_postfix_str(f"real-time factor {factor:.2f}", refresh=False)
                 bar.update(min(seconds, total_seconds or seconds) - bar.n)
-        except BrokenPipeError:
-            return False
-        finally:
-            elapsed = time.monotonic() - start
-            waited = f", the first after {first_sound - start:.1f} s" if first_sound else ""
-            bar.write(f"{name}: {seconds:.1f} s of sound in {elapsed:.1f} s{waited}", file=sys.stderr)
+    except BrokenPipeError:
+        return False
+    finally:
+        elapsed = time.monotonic() - start
+        waited = f", the first after {first_sound - start:.1f} s" if first_sound else ""
+        sys.stderr.write(f"{name}: {seconds:.1f} s of sound in {elapsed:.1f} s{waited}\n")
     return True
