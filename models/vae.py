@@ -17,12 +17,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 from models.checkpoint import load_part, load_weights, save_part
 
@@ -71,6 +72,28 @@ class VAEConfig:
             )
 
 
+class SnakeFunction(torch.autograd.Function):
+    """x + sin^2(alpha x) / alpha as x + (1 - cos(2 alpha x)) / (2 alpha), few passes, input alone kept for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha)
+        half_inverse = 0.5 / (alpha + SNAKE_EPSILON)
+        wave = (x * (2 * alpha)).cos_().mul_(-half_inverse)
+        return wave.add_(x).add_(half_inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        x, alpha = ctx.saved_tensors
+        phase = x * (2 * alpha)
+        slope = phase.sin()  # dy/dx - 1
+        inverse = 1 / (alpha + SNAKE_EPSILON)
+        # dy/dalpha = x sin(2 alpha x) / alpha - sin^2(alpha x) / alpha^2, written with phase to save passes
+        by_alpha = (phase * slope).add_(phase.cos_()).sub_(1).mul_(gradient).sum(dim=(0, 2), keepdim=True)
+        return slope.mul_(gradient).add_(gradient), by_alpha * (0.5 * inverse.square())
+
+
 class Snake(nn.Module):
     """x + sin^2(alpha x) / alpha with one alpha a channel. Source: Ziyin et al. 2020, eq. 3."""
 
@@ -79,8 +102,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
-        alpha = self.alpha.to(x.dtype)
-        return x + torch.sin(alpha * x).square() / (alpha + SNAKE_EPSILON)
+        return cast(Tensor, SnakeFunction.apply(x, self.alpha.to(x.dtype)))
 
 
 class ResidualUnit(nn.Module):
@@ -235,17 +257,21 @@ class VAE(nn.Module):
                 weight_norm(convolution)
         return self
 
-    def remove_weight_norm(self) -> "VAE":
-        """Fold the weight-norm into plain weights, for inference. Idempotent."""
-        for convolution in self._normed_convolutions():
-            if is_parametrized(convolution):
-                remove_parametrizations(convolution, "weight")
-        return self
+    @torch.no_grad()
+    def folded(self) -> "VAE":
+        """Return a copy for inference, weight-norm folded into plain weights."""
+        plain = VAE(self.config).to(self.latent_mean.device)
+        state = {key: value for key, value in self.state_dict().items() if ".parametrizations." not in key}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                state[f"{name}.weight"] = module.weight
+        plain.load_state_dict(state)
+        return plain.eval().requires_grad_(False)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write part "vae" of a checkpoint folder. Weight-norm must have been folded."""
         if any(is_parametrized(convolution) for convolution in self._normed_convolutions()):
-            raise ValueError("fold the weight-norm before saving: call remove_weight_norm() on a copy")
+            raise ValueError("fold the weight-norm before saving: save folded()")
         save_part(folder, "vae", asdict(self.config), self, dtype)
 
     @classmethod

@@ -1,0 +1,184 @@
+"""Lightning callbacks: stop and progress by steps, checkpoints to resume from, demos, exports.
+
+A module trained with these counts its own optimiser steps in `completed_steps`, because Lightning's `global_step` counts the steps
+of every optimiser.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import matplotlib.figure
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio_writer import AudioWriter
+
+logger = logging.getLogger(__name__)
+
+RESUME_NAME = "last.ckpt"
+SPECTROGRAM_WINDOW = 2048
+
+
+class TrainingModule(Protocol):
+    """What the callbacks ask of a training module."""
+
+    completed_steps: int
+
+    def demo(self) -> dict[str, Tensor]:
+        """Return named stereo audio (2, samples) made with the EMA weights."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write the checkpoint for use."""
+        ...
+
+
+def _steps(module: LightningModule) -> int:
+    return cast(TrainingModule, module).completed_steps
+
+
+class StopAfterSteps(Callback):
+    """End the training when the module has completed `max_steps` optimiser steps."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _steps(pl_module) >= self.max_steps:
+            trainer.should_stop = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if _steps(pl_module) >= self.max_steps:
+            trainer.should_stop = True
+
+
+class StepProgressBar(ProgressBar):
+    """One bar over optimiser steps, with time left and the metrics logged for it."""
+
+    def __init__(self, max_steps: int) -> None:
+        super().__init__()
+        self.max_steps = max_steps
+        self.bar: tqdm | None = None
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.bar = tqdm(total=self.max_steps, initial=_steps(pl_module), unit="step", mininterval=1.0)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.bar is None:
+            return
+        self.bar.update(_steps(pl_module) - self.bar.n)
+        if self.bar.n % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            metrics = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
+            self.bar.set_postfix(metrics, refresh=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class ResumeCheckpoint(Callback):
+    """Keep one Lightning checkpoint to resume from, replaced every n steps, at the end and on Ctrl-C."""
+
+    def __init__(self, folder: Path, every_steps: int) -> None:
+        self.folder = folder
+        self.every_steps = every_steps
+        self.saved_at = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        steps = _steps(pl_module)
+        if steps % self.every_steps == 0 and steps != self.saved_at:
+            self._save(trainer, steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _steps(pl_module) != self.saved_at:
+            self._save(trainer, _steps(pl_module))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and _steps(pl_module) > 0:
+            self._save(trainer, _steps(pl_module))
+            logger.info("saved step %d, continue with --resume last", self.saved_at)
+
+    def _save(self, trainer: Trainer, steps: int) -> None:
+        partial = self.folder / (RESUME_NAME + ".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.folder / RESUME_NAME)
+        self.saved_at = steps
+
+
+class Export(Callback):
+    """Write the checkpoint for use (config.json + safetensors) at every validation and at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._export(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._export(trainer, pl_module)
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and _steps(pl_module) > 0:
+            cast(TrainingModule, pl_module).export(self.folder)
+
+
+class Demos(Callback):
+    """Write the module's demo audio and its spectrograms to TensorBoard and to files at every validation."""
+
+    def __init__(self, folder: Path, sample_rate: int) -> None:
+        self.folder = folder
+        self.sample_rate = sample_rate
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = _steps(pl_module)
+        if not trainer.is_global_zero or steps == 0:
+            return
+        folder = self.folder / f"step_{steps:07d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, audio in cast(TrainingModule, pl_module).demo().items():
+            audio = audio.detach().float().cpu().clamp(-1, 1)
+            figure = spectrogram_figure(audio, self.sample_rate, name)
+            with AudioWriter(folder / f"{name}.wav", self.sample_rate) as writer:
+                writer.write(audio)
+            figure.savefig(folder / f"{name}.png")
+            for log in trainer.loggers:
+                if isinstance(log, TensorBoardLogger):
+                    log.experiment.add_audio(name, audio.mean(dim=0, keepdim=True), steps, self.sample_rate)
+                    log.experiment.add_figure(name, figure, steps)
+
+
+def spectrogram_figure(audio: Tensor, sample_rate: int, title: str) -> matplotlib.figure.Figure:
+    """Draw the log spectrogram of every channel: audio (channels, samples)."""
+    window = torch.hann_window(SPECTROGRAM_WINDOW)
+    spectrum = torch.stft(
+        audio, SPECTROGRAM_WINDOW, SPECTROGRAM_WINDOW // 4, window=window, normalized=True, return_complex=True
+    )
+    decibels = 20 * (spectrum.abs() + 1e-5).log10()  # (channels, bins, time)
+    figure = matplotlib.figure.Figure(figsize=(10, 2.5 * len(audio)), layout="constrained")
+    extent = (0, audio.shape[-1] / sample_rate, 0, sample_rate / 2000)
+    for axes, channel in zip(figure.subplots(len(audio), 1, squeeze=False)[:, 0], decibels, strict=True):
+        axes.imshow(channel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-90, vmax=10)
+        axes.set(ylabel="kHz", ylim=(0, 16))
+    figure.suptitle(title)
+    return figure

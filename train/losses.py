@@ -1,0 +1,142 @@
+"""Losses of the autoencoder: spectra of sum and difference, adversarial, feature matching.
+
+The spectral part is the sum/difference multi-resolution STFT loss of Steinmetz et al. (auraloss) with three cures: A-weighting is
+applied once instead of once a resolution (the same value), spectral convergence is one ratio per item and channel
+with a floor (silent and dual-mono targets stay finite), and the logarithm has a floor that passes gradients.
+
+All of it runs in float32, outside autocast.
+
+    audio  (batch, channels, samples)
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from auraloss.perceptual import FIRFilter
+from torch import Tensor, nn
+
+LEFT_RIGHT_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralLossConfig:
+    window_lengths: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)
+    """Spectrogram windows in samples; the hop is a quarter."""
+    mel_bins: int = 0
+    """Mel bands of the longest window's mel term (shorter windows get proportionally fewer, at least 5); 0 = no term."""
+    power_floor: float = 1e-8
+    """Added to every bin's power before the logarithm; a bin of white noise at -75 dBFS has about 1e-8."""
+    convergence_floor: float = 1e-3
+    """Amplitude per bin under which spectral convergence becomes an absolute distance."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
+
+
+class SpectralLoss(nn.Module):
+    """Multi-resolution distances between spectra of sum, difference, left and right."""
+
+    def __init__(self, config: SpectralLossConfig, sample_rate: int, audio_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.audio_channels = audio_channels
+        self.a_weighting = FIRFilter(filter_type="aw", fs=sample_rate)
+        for length in config.window_lengths:
+            self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
+            if config.mel_bins:
+                bins = max(5, config.mel_bins * length // max(config.window_lengths))
+                bank = torchaudio.functional.melscale_fbanks(
+                    length // 2 + 1, 0.0, sample_rate / 2, bins, sample_rate, norm="slaney"
+                )
+                used = bank[:, bank.sum(dim=0) > 0]  # narrow bands between two bins are empty
+                self.register_buffer(f"mel_{length}", used / used.sum(dim=0), persistent=False)
+
+    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return terms "stft/convergence", "stft/log_magnitude" and, if configured, "stft/mel", each a scalar."""
+        prediction, target = self._channels(prediction.float()), self._channels(target.float())
+        weights = self._channel_weights(prediction.device)  # (channels,)
+        terms: dict[str, Tensor] = {}
+        for length in self.config.window_lengths:
+            for name, distance in self._distances(prediction, target, length).items():  # distance (batch, channels)
+                value = (distance * weights).sum(dim=1).mean() / len(self.config.window_lengths)
+                terms[name] = terms[name] + value if name in terms else value
+        return terms
+
+    def _distances(self, prediction: Tensor, target: Tensor, length: int) -> dict[str, Tensor]:
+        floor = self.config.power_floor
+        power_p, power_t = self._power(prediction, length), self._power(target, length)  # (batch, channels, bins, time)
+        magnitude_p, magnitude_t = (power_p + floor).sqrt(), (power_t + floor).sqrt()
+        error = (magnitude_p - magnitude_t).square().sum(dim=(2, 3))
+        reference = magnitude_t.square().sum(dim=(2, 3))
+        num_bins = power_t.shape[2] * power_t.shape[3]
+        least = num_bins * self.config.convergence_floor**2
+        distances = {
+            "stft/convergence": (error + 1e-12).sqrt() / (reference + least).sqrt(),
+            "stft/log_magnitude": (magnitude_p.log() - magnitude_t.log()).abs().mean(dim=(2, 3)),
+        }
+        if self.config.mel_bins:
+            bank = getattr(self, f"mel_{length}")  # (bins, mels)
+            mel_p, mel_t = (power.transpose(2, 3) @ bank for power in (power_p, power_t))
+            log_ratio = (mel_p + floor).log() - (mel_t + floor).log()
+            distances["stft/mel"] = 0.5 * log_ratio.abs().mean(dim=(2, 3))
+        return distances
+
+    def _power(self, audio: Tensor, length: int) -> Tensor:
+        spectrum = torch.stft(
+            audio.flatten(0, 1),
+            length,
+            hop_length=length // 4,
+            window=getattr(self, f"window_{length}"),
+            normalized=True,
+            return_complex=True,
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return power.unflatten(0, audio.shape[:2])
+
+    def _channels(self, audio: Tensor) -> Tensor:
+        """A-weighted (sum, difference, left, right) of stereo audio; mono stays as it is."""
+        batch, _, samples = audio.shape
+        flat = audio.reshape(-1, 1, samples)
+        weighted = torchaudio.functional.fftconvolve(flat, self.a_weighting.fir.weight.flip(-1), mode="same")
+        audio = weighted.reshape(batch, -1, weighted.shape[-1])
+        if self.audio_channels != 2:
+            return audio
+        left, right = audio.unbind(dim=1)
+        return torch.stack((left + right, left - right, left, right), dim=1)
+
+    def _channel_weights(self, device: torch.device) -> Tensor:
+        """Sum and difference count half each, as their mean; left and right likewise, times 0.5."""
+        if self.audio_channels != 2:
+            return torch.full((self.audio_channels,), 1 / self.audio_channels, device=device)
+        side = 0.5 * LEFT_RIGHT_WEIGHT
+        return torch.tensor((0.5, 0.5, side, side), device=device)
+
+
+def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 1e-3) -> Tensor:
+    """Squared error relative to the target's energy, per item; `floor` is the RMS under which it becomes absolute."""
+    error = (prediction.float() - target.float()).square().mean(dim=(1, 2))
+    energy = target.float().square().mean(dim=(1, 2))
+    return (error / (energy + floor**2)).mean()
+
+
+def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """Hinge loss over the logits of every scale. Source: Lim & Ye 2017, eq. 7."""
+    losses = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def generator_loss(fake: list[Tensor]) -> Tensor:
+    """Hinge loss of the generator: minus the mean logit, mean over scales."""
+    return torch.stack([-f.float().mean() for f in fake]).mean()
+
+
+def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
+    """Mean absolute difference of every layer relative to the real features' mean size, mean over layers and scales."""
+    distances = [
+        (r.detach().float() - f.float()).abs().mean() / r.detach().float().abs().mean().clamp_min(1e-6)
+        for scale_real, scale_fake in zip(real, fake, strict=True)
+        for r, f in zip(scale_real, scale_fake, strict=True)
+    ]
+    return torch.stack(distances).mean()

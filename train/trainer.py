@@ -1,0 +1,127 @@
+"""What every training shares: the Lightning trainer, its run folder, resuming and reproducible noise."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from train.callbacks import RESUME_NAME, ResumeCheckpoint, StepProgressBar, StopAfterSteps
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    max_steps: int = 1_000
+    """Optimiser steps of the whole run, those before a resume included."""
+    max_time: str | None = None
+    """Stop this session after DD:HH:MM:SS; resume later with --resume last."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu, mps."""
+    devices: int | str = "auto"
+    """Number of devices a node."""
+    num_nodes: int = 1
+    """Number of machines."""
+    strategy: str = "auto"
+    """Lightning's strategy: auto, ddp, fsdp, ..."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    """Number format of the networks; losses are always computed in float32."""
+    accumulate_grad_batches: int = 1
+    """Batches whose gradients make one optimiser step."""
+    log_every_steps: int = 10
+    """Steps between two log lines."""
+    validate_every_steps: int = 500
+    """Steps between two validations and demos."""
+    validation_batches: int = 8
+    """Validation batches that are used, 0 for no validation."""
+    checkpoint_every_steps: int = 500
+    """Steps between two checkpoints for resuming."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+
+
+def fit(
+    module: LightningModule,
+    data: LightningDataModule,
+    config: TrainerConfig,
+    folder: Path,
+    resume: str | None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Train `module` in a run folder, from the start or from a checkpoint, and return the trainer.
+
+    Args:
+        resume: "last" for the run folder's newest checkpoint, a path for another one, None to start anew.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint to resume from.
+        ValueError: the run folder already holds a training and `resume` is None.
+    """
+    checkpoint = _resume_path(folder, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    loggers: list[Logger] = [
+        TensorBoardLogger(folder, name=None, version="tensorboard"),
+        CSVLogger(folder, name=None, version="csv"),
+    ]
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        precision=config.precision,
+        max_epochs=-1,
+        max_time=config.max_time,
+        accumulate_grad_batches=config.accumulate_grad_batches,
+        log_every_n_steps=config.log_every_steps,
+        val_check_interval=config.validate_every_steps * config.accumulate_grad_batches,
+        check_val_every_n_epoch=None,
+        limit_val_batches=config.validation_batches,
+        num_sanity_val_steps=0,
+        logger=loggers,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        callbacks=[
+            StopAfterSteps(config.max_steps),
+            StepProgressBar(config.max_steps),
+            *callbacks,
+            ResumeCheckpoint(folder, config.checkpoint_every_steps),
+        ],
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def seed_run(seed: int) -> None:
+    """Seed the initial weights; everything drawn during training comes from `step_generator`."""
+    seed_everything(seed, workers=True, verbose=False)
+
+
+def step_generator(seed: int, rank: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return the noise source of one step on one rank.
+
+    It depends on nothing else, so a resumed training draws what an uninterrupted one would have drawn.
+    """
+    mixed = torch.tensor([seed, rank, step], dtype=torch.int64)
+    multipliers = torch.tensor([0x9E3779B97F4A7C1, 0xD6E8FEB86659FD9, 0xA0761D6478BD642], dtype=torch.int64)
+    return torch.Generator(device).manual_seed(int((mixed * multipliers).sum().item()) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def _resume_path(folder: Path, resume: str | None) -> str | None:
+    last = folder / RESUME_NAME
+    if resume is None:
+        if last.exists():
+            raise ValueError(f"{folder} already holds a training: continue it with --resume last, or choose --run")
+        return None
+    path = last if resume == "last" else Path(resume)
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint to resume from at {path}")
+    return str(path)
