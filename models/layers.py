@@ -86,8 +86,12 @@ class ResidualBlock(nn.Module):
         self.conv_in = nn.Conv1d(in_channels, out_channels, 3, padding=1)
         self.modulation = nn.Conv1d(time_width, 2 * out_channels, 1)
         self.norm_out = FrameNorm(out_channels, norm, num_groups)
-        self.conv_out = zero_init(nn.Conv1d(out_channels, out_channels, 3, padding=1))
+        self.conv_out = nn.Conv1d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def start_as_identity(self) -> None:
+        """Zero the branch's last layer."""
+        nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         mask = level.frame_mask
@@ -126,8 +130,6 @@ class Upsample(nn.Module):
                 padding=(factor + 1) // 2,
                 output_padding=factor % 2,
             )
-            with torch.no_grad():  # an output frame sums over two taps, where the default expects 2 * factor
-                self.conv.weight.mul_(factor**0.5)
 
     def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
         """x (batch, in_channels, frames) with its own mask, to frames * factor."""
@@ -214,7 +216,11 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(channels, context_width, num_heads, feed_forward_factor) for _ in range(depth)
         )
-        self.to_out = zero_init(nn.Linear(channels, channels))
+        self.to_out = nn.Linear(channels, channels)
+
+    def start_as_identity(self) -> None:
+        """Zero the branch's last layer."""
+        nn.init.zeros_(self.to_out.weight)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         h = self.to_in(self.norm(x, level.frame_mask).transpose(1, 2))  # (batch, frames, channels)
@@ -277,9 +283,18 @@ class FourierFeatures(nn.Module):
         return torch.cat([phase.sin(), phase.cos(), t[:, None, :]], dim=1)
 
 
-def zero_init(layer: nn.Conv1d | nn.Linear) -> nn.Conv1d | nn.Linear:
-    """Zero the last layer of a residual branch, so that the branch starts as the identity."""
-    nn.init.zeros_(layer.weight)
+def init_layer(layer: nn.Module) -> None:
+    """Start a convolution or linear layer so that its output has the variance of its input; leave other modules.
+
+    PyTorch's default keeps a third of the variance, which costs a U-Net without residual down- and up-sampling much of
+    its first few hundred steps.
+    """
+    if isinstance(layer, nn.ConvTranspose1d):
+        fan_in = layer.in_channels * layer.kernel_size[0] / layer.stride[0]  # taps that meet in one output frame
+    elif isinstance(layer, nn.Conv1d | nn.Linear):
+        fan_in = layer.weight[0].numel()
+    else:
+        return
+    nn.init.normal_(layer.weight, std=fan_in**-0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    return layer

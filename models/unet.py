@@ -28,6 +28,7 @@ from models.layers import (
     ResidualBlock,
     Transformer,
     Upsample,
+    init_layer,
     key_mask,
     mask_frames,
     rotary_angles,
@@ -136,8 +137,15 @@ class UNet(nn.Module):
         )
         self.norm_out = FrameNorm(config.widths[0], config.norm, config.num_groups)
         self.conv_out = nn.Conv1d(config.widths[0], config.latent_channels, 3, padding=1)
-        with torch.no_grad():
-            self.conv_out.weight.mul_(0.1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start every residual branch as the identity and the output small."""
+        self.apply(init_layer)
+        for module in self.modules():
+            if isinstance(module, ResidualBlock | Transformer):
+                module.start_as_identity()
+        nn.init.normal_(self.conv_out.weight, std=0.1 * self.conv_out.weight[0].numel() ** -0.5)
 
     def forward(
         self,
