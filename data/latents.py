@@ -28,8 +28,11 @@ from models.vae import VAE
 
 logger = logging.getLogger(__name__)
 
-# Encoding goes in pieces of this length: memory stays bounded, and a CPU's caches are used better.
-_PIECE_SAMPLES = 1 << 17
+# Encoding goes in pieces of this length, so memory stays bounded. Small ones stay in a CPU's caches (a third faster
+# than the whole clip at once); an accelerator wants large ones.
+_CPU_PIECE_SAMPLES = 1 << 15
+_ACCELERATOR_PIECE_SAMPLES = 1 << 20
+_READ_SAMPLES = 1 << 20
 _WHOLE_CORPUS = LatentDataConfig()
 
 
@@ -54,27 +57,31 @@ def _unchanged(clip: Any) -> Any:
     return clip
 
 
-def _pieces(audio: np.ndarray | Path) -> Iterator[np.ndarray]:
+def _pieces(audio: np.ndarray | Path, length: int) -> Iterator[np.ndarray]:
     """Yield the audio of a clip in pieces (2, samples)."""
     if isinstance(audio, np.ndarray):
-        for start in range(0, audio.shape[1], _PIECE_SAMPLES):
-            yield audio[:, start : start + _PIECE_SAMPLES]
+        for start in range(0, audio.shape[1], length):
+            yield audio[:, start : start + length]
         return
     with AudioFile(audio) as file:
-        for start in range(0, file.num_samples, _PIECE_SAMPLES):
-            yield file.read(start, _PIECE_SAMPLES)
+        for start in range(0, file.num_samples, _READ_SAMPLES):
+            yield from _pieces(file.read(start, _READ_SAMPLES), length)
 
 
 @torch.inference_mode()
-def encode_clip(vae: VAE, audio: np.ndarray | Path) -> tuple[np.ndarray, np.ndarray]:
+def encode_clip(vae: VAE, audio: np.ndarray | Path, piece_samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and std of a clip's posterior, each (frames, channels) float16, at bounded memory.
 
     Args:
         audio: (2, samples) float32 at 44,100 Hz, or a file.
+        piece_samples: samples encoded at once; none: what suits the device.
     """
     device = vae.latent_mean.device
+    length = piece_samples or (_CPU_PIECE_SAMPLES if device.type == "cpu" else _ACCELERATOR_PIECE_SAMPLES)
     encoder = StreamingEncoder(vae)
-    parts = [encoder.push(torch.from_numpy(np.ascontiguousarray(piece))[None].to(device)) for piece in _pieces(audio)]
+    parts = [
+        encoder.push(torch.from_numpy(np.ascontiguousarray(piece))[None].to(device)) for piece in _pieces(audio, length)
+    ]
     parts.append(encoder.finish())
     mean, std = (torch.cat([getattr(part, name)[0] for part in parts], dim=1).T for name in ("mean", "std"))
     return mean.half().cpu().numpy(), std.half().cpu().numpy()
