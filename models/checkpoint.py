@@ -46,9 +46,15 @@ def save_part(
     for old in _part_files(folder, name):
         if old not in new_files:
             old.unlink()
-    configs = _read_configs(folder) if (folder / CONFIG_NAME).exists() else {}
+    save_config(folder, name, config)
+
+
+def save_config(folder: str | Path, name: str, config: dict[str, Any]) -> None:
+    """Write or replace one entry of a checkpoint folder's configuration."""
+    path = Path(folder) / CONFIG_NAME
+    configs = _read_configs(path.parent) if path.exists() else {}
     text = json.dumps(configs | {name: config}, indent=2) + "\n"
-    _replace_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))
+    _replace_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def has_part(folder: str | Path, name: str) -> bool:

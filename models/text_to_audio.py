@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import load_part, load_weights, save_part
+from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
 from models.meta import without_weights
 from models.text_encoder import TextEncoder
 from models.timing import TimingConfig, TimingEmbedder
@@ -54,6 +54,8 @@ class TextToAudioConfig:
     """The denoiser."""
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
     """Timing and null sequence."""
+    window_frames: int = 4096
+    """Frames of a training crop: the longest clip that ordinary sampling makes."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class TextToAudio(nn.Module):
         self.text_encoder.save(folder, dtype=dtype)
         save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
         save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
+        save_config(folder, "training", {"window_frames": self.config.window_frames})
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToAudio":
@@ -199,7 +202,11 @@ class TextToAudio(nn.Module):
         unet_config, unet_state = load_part(folder, "unet")
         conditioner_config, conditioner_state = load_part(folder, "conditioner")
         vae, text_encoder = VAE.load(folder), TextEncoder.load(folder)
-        config = TextToAudioConfig(unet=UNetConfig(**unet_config), conditioner=ConditionerConfig(**conditioner_config))
+        config = TextToAudioConfig(
+            unet=UNetConfig(**unet_config),
+            conditioner=ConditionerConfig(**conditioner_config),
+            **load_config(folder, "training"),
+        )
         with without_weights():
             model = cls(config, vae, text_encoder)
         load_weights(model.unet, unet_state, f"{folder} (unet)")

@@ -114,7 +114,7 @@ class SpectralLoss(nn.Module):
         return torch.tensor((0.5, 0.5, side, side), device=device)
 
 
-def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 1e-3) -> Tensor:
+def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 1e-2) -> Tensor:
     """Squared error relative to the target's energy, per item; `floor` is the RMS under which it becomes absolute."""
     error = (prediction.float() - target.float()).square().mean(dim=(1, 2))
     energy = target.float().square().mean(dim=(1, 2))

@@ -1,0 +1,318 @@
+"""Train the latent diffusion model: `python -m train.diffusion [--config configs/.../diffusion.yaml]`.
+
+The U-Net predicts v of noisy latents whose noise level differs from frame to frame (`train.noise_levels`), so one network serves ordinary
+sampling and the endless queue. VAE and text encoder come trained and stay as they are. The EMA of U-Net and
+conditioner is what is validated and exported.
+
+    latents (batch, channels, frames); t (batch, frames); v = alpha * noise - sigma * latents
+
+Source: Evans et al. 2024 (arXiv 2402.04825), section 3.4; Salimans & Ho 2022 (v-prediction).
+"""
+
+import copy
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from data.cli import run
+from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
+from infer.generate import generate
+from infer.guidance import GuidanceConfig
+from models.diffusion import add_noise, velocity
+from models.text_encoder import TextEncoder
+from models.text_to_audio import Conditioner, Conditioning, TextToAudio, TextToAudioConfig
+from models.unet import UNet
+from models.vae import VAE
+from train.callbacks import Demos, Export
+from train.ema import ema_of
+from train.gap import level_losses
+from train.noise_levels import NoiseLevelConfig, sample_noise_levels
+from train.trainer import TrainerConfig, fit, seed_run, step_generator
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/diffusion.yaml"
+VALIDATION_SEED = 1_234_567
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptimiserConfig:
+    learning_rate: float = 4e-5
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's momentum terms."""
+    weight_decay: float = 1e-3
+    """AdamW's weight decay."""
+    warmup_steps: int = 1_000
+    """Steps over which the learning rate rises from 0."""
+    final_share: float = 1.0
+    """Learning rate at trainer.max_steps relative to the peak, reached on half a cosine; 1 = constant."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights."""
+    condition_dropout: float = 0.1
+    """Share of clips whose text and timing become the learned null sequence (classifier-free guidance)."""
+    timing_dropout: float = 0.25
+    """Share of crops from the inside of a piece whose timing becomes unknown, text kept: an endless stream's case."""
+    padding_in_loss: bool = False
+    """Whether to train on the silence behind a clip's end too; otherwise it is hidden from the network."""
+    finish_steps: int = 0
+    """Last steps that are spent on `finish_noise` alone."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("condition_dropout", "timing_dropout", "final_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    prompts: tuple[str, ...] = ("heavy rain with distant thunder", "a drum loop at 120 bpm")
+    """What is generated at every validation, always from the same noise."""
+    num_steps: int = 16
+    """Sampling steps."""
+    guidance_scale: float = 4.0
+    """Guidance scale."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    mixture: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
+    """Noise levels of the training, and the queue that validation measures."""
+    finish: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
+    """Noise levels of the last `optimiser.finish_steps` steps."""
+
+
+class DiffusionTraining(LightningModule):
+    """Lightning module; see the module's header."""
+
+    def __init__(
+        self,
+        model: TextToAudio,
+        noise: NoiseConfig,
+        optimiser: DiffusionOptimiserConfig,
+        demo: DemoConfig,
+        num_steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.model.vae.requires_grad_(False)
+        self.model.text_encoder.requires_grad_(False)
+        self.unet_ema = ema_of(model.unet, optimiser.ema_decay)
+        self.conditioner_ema = ema_of(model.conditioner, optimiser.ema_decay)
+        self.noise = noise
+        self.optimiser = optimiser
+        self.demo_config = demo
+        self.num_steps = num_steps
+        self.seed = seed
+        self.num_batches = 0
+
+    @property
+    def completed_steps(self) -> int:
+        """Optimiser steps so far."""
+        return self.global_step
+
+    def configure_optimizers(self) -> Any:
+        trained = [*self.model.unet.parameters(), *self.model.conditioner.parameters()]
+        optimiser = torch.optim.AdamW(
+            trained,
+            lr=self.optimiser.learning_rate,
+            betas=self.optimiser.betas,
+            weight_decay=self.optimiser.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
+        generator = step_generator(self.seed, self.global_rank, self.num_batches)
+        self.num_batches += 1
+        latents, frame_mask = self._latents(batch, generator)
+        finishing = self.num_steps - self.completed_steps <= self.optimiser.finish_steps
+        levels = sample_noise_levels(
+            *(len(latents), latents.shape[-1]),
+            generator,
+            self.noise.finish if finishing else self.noise.mixture,
+            rank=self.global_rank,
+            num_ranks=self.trainer.world_size,
+        )
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        conditioning = self._condition(batch, self.model.conditioner, generator, latents.shape[-1])
+        t = levels.t.to(latents)
+        prediction = self.model.unet(
+            add_noise(latents, noise, t), t, conditioning.context, conditioning.context_mask, frame_mask
+        )
+        counted = levels.loss_mask.to(latents.device)
+        if frame_mask is not None:
+            counted = counted & frame_mask
+        with torch.autocast(self.device.type, enabled=False):
+            error = (prediction.float() - velocity(latents, noise, t)).square().mean(dim=1)  # (batch, frames)
+            loss = (error * counted).sum() / counted.sum().clamp_min(1)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(latents))
+        self.log("train/loss", loss.detach(), batch_size=len(latents))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimiser.gradient_clip)
+        self.log("train/gradient", norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.unet_ema.update_parameters(self.model.unet)
+        self.conditioner_ema.update_parameters(self.model.conditioner)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        generator = step_generator(VALIDATION_SEED, self.global_rank, batch_idx)
+        latents, frame_mask = self._latents(batch, generator)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        conditioning = self._condition(batch, cast(Conditioner, self.conditioner_ema.module))
+        unet = cast(UNet, self.unet_ema.module)
+        losses = level_losses(
+            lambda x, t: unet(x, t, conditioning.context, conditioning.context_mask, frame_mask),
+            latents,
+            noise,
+            torch.ones(latents.shape[::2], dtype=torch.bool) if frame_mask is None else frame_mask.cpu(),
+            self.noise.mixture,
+        )
+        self.log_dict({f"val/{k}": v for k, v in losses.items()}, batch_size=len(latents), sync_dist=True)
+        self.log("val_loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(latents), sync_dist=True)
+
+    def demo(self) -> dict[str, Tensor]:
+        """Clips of the demo prompts at fixed noise."""
+        config, model = self.demo_config, self._averaged()
+        seconds = model.config.window_frames * model.vae.hop_length / model.vae.config.sample_rate
+        audio = generate(
+            model,
+            list(config.prompts),
+            seconds=seconds,
+            seeds=list(range(len(config.prompts))),
+            guidance=GuidanceConfig(scale=config.guidance_scale),
+            num_steps=config.num_steps,
+        )
+        names = ["".join(c if c.isalnum() else "_" for c in prompt)[:60] for prompt in config.prompts]
+        return dict(zip(names, audio, strict=True))
+
+    def export(self, folder: Path) -> None:
+        """Write the whole model with the averaged weights."""
+        self._averaged().save(folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["num_batches"] = self.num_batches
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.num_batches = checkpoint["num_batches"]
+
+    def _averaged(self) -> TextToAudio:
+        """The model with averaged weights; VAE and text encoder are shared."""
+        model = copy.copy(self.model)
+        model._modules = dict(self.model._modules)
+        model.unet = cast(UNet, self.unet_ema.module)
+        model.conditioner = cast(Conditioner, self.conditioner_ema.module)
+        return model
+
+    @torch.no_grad()
+    def _latents(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Latents of a batch and which of their frames are real; audio is encoded here."""
+        if "latents" in batch:
+            latents, frame_mask = batch["latents"], batch["frame_mask"]
+        else:
+            latents = self.model.vae.encode(batch["audio"], sample=True, generator=generator)
+            frames = torch.arange(latents.shape[-1], device=latents.device) * self.model.vae.hop_length
+            frame_mask = frames < batch["num_samples"][:, None]
+        return latents.float(), None if self.optimiser.padding_in_loss else frame_mask
+
+    def _condition(
+        self,
+        batch: dict[str, Any],
+        conditioner: Conditioner,
+        generator: torch.Generator | None = None,
+        num_frames: int = 0,
+    ) -> Conditioning:
+        """Text and timing of a batch; with a generator (training) some of it is dropped."""
+        text_embeddings, text_mask = self.model.text_encoder.encode(batch["prompt"])
+        start, total = batch["seconds_start"], batch["seconds_total"]
+        if generator is None:
+            return conditioner(text_embeddings, text_mask, start, total)
+        draws = torch.rand(2, len(start), generator=generator).to(self.device)
+        window = num_frames * self.model.vae.hop_length / self.model.vae.config.sample_rate
+        inside = (start >= 1) & (start + window <= total - 1)
+        unknown = inside & (draws[0] < self.optimiser.timing_dropout)
+        nan = torch.full_like(start, float("nan"))
+        conditioning = conditioner(
+            text_embeddings, text_mask, torch.where(unknown, nan, start), torch.where(unknown, nan, total)
+        )
+        return conditioner.drop(conditioning, draws[1] < self.optimiser.condition_dropout)
+
+    def _learning_rate_factor(self, step: int) -> float:
+        config = self.optimiser
+        warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        progress = min(1.0, step / self.num_steps)
+        return warmup * (config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def main(
+    *,
+    model: TextToAudioConfig,
+    noise: NoiseConfig,
+    optimiser: DiffusionOptimiserConfig,
+    data: DataConfig,
+    trainer: TrainerConfig,
+    demo: DemoConfig = DemoConfig(),  # noqa: B008 frozen
+    vae: Path = Path("checkpoints/demo"),
+    text_encoder: Path = Path("checkpoints/demo"),
+    init_from: Path | None = None,
+    run: Path = Path("runs/diffusion"),
+    seed: int = 0,
+    resume: str | None = None,
+    compile: bool = False,
+    activation_checkpointing: bool = False,
+) -> None:
+    """Train the U-Net on pre-encoded latents, on a folder of audio or on the procedural corpus.
+
+    Args:
+        model: sizes of the U-Net and what conditions it.
+        noise: noise levels.
+        optimiser: learning rate, dropout of conditions, EMA.
+        data: what is trained on; audio that is not pre-encoded is encoded as it comes.
+        trainer: length, devices, precision.
+        demo: prompts that are rendered as training goes.
+        vae: checkpoint folder with the trained autoencoder.
+        text_encoder: checkpoint folder with the trained text encoder.
+        init_from: checkpoint folder of a whole model to go on from; its sizes, VAE and text encoder replace the above.
+        run: folder for logs, demos, `last.ckpt` and the exported model in `export/`.
+        seed: of initial weights, data order and noise.
+        resume: "last", or a checkpoint's path.
+        compile: compile the U-Net (slow start, faster steps).
+        activation_checkpointing: save memory by computing the U-Net's activations twice.
+    """
+    seed_run(seed)
+    if init_from is not None:
+        network = TextToAudio.load(init_from)
+        network.unet.requires_grad_(True)
+        network.conditioner.requires_grad_(True)
+    else:
+        network = TextToAudio(model, VAE.load(vae), TextEncoder.load(text_encoder))
+    network.unet.activation_checkpointing = activation_checkpointing
+    module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed)
+    if compile:
+        network.unet.compile()
+    source = LatentDataModule(data, seed) if data.latents is not None else AudioDataModule(data, seed)
+    callbacks = [Demos(run / "demos", network.vae.config.sample_rate), Export(run / "export")]
+    fit(module, source, trainer, run, resume, callbacks)
+    logger.info("wrote %s", run / "export")
+
+
+if __name__ == "__main__":
+    run(main, DEFAULT_CONFIG)

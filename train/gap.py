@@ -1,0 +1,58 @@
+"""What training pays for endless generation: losses by noise level, one level a clip against the queue's ramp.
+
+The gap at slot j is the error of v under the ramp relative to the error at the same t with one level for the whole
+clip; at most 1 means that the queue shows the network nothing it is worse at.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.diffusion import add_noise, velocity
+from train.noise_levels import NoiseLevelConfig
+
+
+def level_losses(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    noise: Tensor,
+    frame_mask: Tensor,
+    queue: NoiseLevelConfig,
+) -> dict[str, Tensor]:
+    """Mean squared errors of v at the queue's levels.
+
+    Args:
+        denoise: (x (batch, channels, frames), t (batch, frames)) -> v.
+        frame_mask: (batch, frames) bool on the CPU, True = real.
+
+    Returns:
+        "one_level/t0.25" and "ramp/t0.25" for every slot's level, "loss" their overall means' average over the
+        one-level clips, and "gap", the mean over slots of ramp / one level on the same frames.
+    """
+    batch, _, frames = latents.shape
+    slot = torch.div(torch.arange(frames) - queue.context_frames, queue.chunk_frames, rounding_mode="floor")
+    levels = (torch.arange(queue.num_chunks) + 0.5) / queue.num_chunks
+    ramp_t = torch.where(slot >= 0, levels[slot.clamp(0, queue.num_chunks - 1)], 0.0)
+    ramp_error = _error(denoise, latents, noise, ramp_t.expand(batch, -1))
+    losses: dict[str, Tensor] = {}
+    gaps, one_level = [], []
+    for index, level in enumerate(levels.tolist()):
+        error = _error(denoise, latents, noise, torch.full((batch, frames), level))
+        one_level.append((error * frame_mask).sum() / frame_mask.sum())
+        losses[f"one_level/t{level:.2f}"] = one_level[-1]
+        here = (slot == index) & frame_mask
+        if here.any():
+            ramp = ramp_error[here].mean()
+            losses[f"ramp/t{level:.2f}"] = ramp
+            gaps.append(ramp / error[here].mean())
+    losses["loss"] = torch.stack(one_level).mean()
+    losses["gap"] = torch.stack(gaps).mean() if gaps else torch.tensor(float("nan"))
+    return losses
+
+
+def _error(denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Squared error of v, mean over channels: (batch, frames) on the CPU."""
+    t = t.to(latents)
+    prediction = denoise(add_noise(latents, noise, t), t)
+    return (prediction.float() - velocity(latents, noise, t)).square().mean(dim=1).cpu()
