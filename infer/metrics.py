@@ -17,7 +17,7 @@ Audio = Tensor | np.ndarray
 ONSET_RATE_HZ = 100
 TINY = 1e-12
 PITCH_WINDOW_SAMPLES = 8192
-PITCH_FFT_SAMPLES = 65_536
+PITCH_FFT_SAMPLES = 32_768
 CENTS_STEP = 5
 
 
@@ -82,7 +82,8 @@ def tempo_bpm(
     then made exact at the farthest multiple that still repeats.
 
     Args:
-        minimum: autocorrelation below which nothing is said to repeat.
+        minimum: autocorrelation below which nothing is said to repeat; in short clips, where chance alone reaches it,
+            three standard deviations of chance instead.
     """
     envelope = onset_envelope(audio, sample_rate)
     smooth = torch.exp(-0.5 * (torch.arange(-6, 7, dtype=torch.float64) / 2.0) ** 2)
@@ -95,7 +96,8 @@ def tempo_bpm(
     middle = correlation[first : last + 1]
     is_peak = (middle >= correlation[first - 1 : last]) & (middle > correlation[first + 1 : last + 2])
     peaks = torch.nonzero(is_peak)[:, 0] + first
-    if len(peaks) == 0 or float(correlation[peaks].max()) < minimum:
+    chance = math.sqrt(7 / len(envelope))  # of an envelope smoothed over about 7 frames
+    if len(peaks) == 0 or float(correlation[peaks].max()) < max(minimum, 3 * chance):
         return math.nan
     lag = int(peaks[correlation[peaks] >= 0.75 * correlation[peaks].max()][0])
     return 60.0 * ONSET_RATE_HZ / refine_lag(correlation, lag)
@@ -122,7 +124,7 @@ def pitch_hz(audio: Audio, sample_rate: int = 44_100, lowest_hz: float = 60.0, h
 
     A harmonic sum over the mean amplitude spectrum (186 ms windows): for each candidate, on a grid of 5 cents, the
     amplitudes at eight harmonics with falling weights, less those halfway between them, which a tone an octave lower
-    would fill. NaN when the sum is not well above the grid's median.
+    would fill. NaN when the sum is not well above the spectrum's median.
     """
     if to_channels(audio).shape[-1] < PITCH_WINDOW_SAMPLES:
         return math.nan
@@ -137,7 +139,7 @@ def pitch_hz(audio: Audio, sample_rate: int = 44_100, lowest_hz: float = 60.0, h
         between = spectrum_at(amplitude, candidates * (harmonic - 0.5), sample_rate)
         score += weight * (at - 0.7 * between)
     best = int(score.argmax())
-    if float(score[best]) < 5.0 * float(amplitude.median() + TINY):
+    if best in (0, num_steps - 1) or float(score[best]) < 5.0 * float(amplitude.median() + TINY):
         return math.nan
     return lowest_hz * 2 ** (parabolic_peak(score, best) * CENTS_STEP / 1200)
 
@@ -185,11 +187,12 @@ def spectral_centroid_hz(audio: Audio, sample_rate: int = 44_100) -> float:
     return float((hz * power).sum() / (power.sum() + TINY))
 
 
-def onset_seconds(audio: Audio, sample_rate: int = 44_100, share: float = 0.25) -> Tensor:
-    """Times of onsets in seconds: peaks of the envelope above `share` of its strong ones, at least 40 ms apart."""
+def onset_seconds(audio: Audio, sample_rate: int = 44_100, share: float = 0.4) -> Tensor:
+    """Times of onsets in seconds: peaks of the envelope above `share` of the strongest, at least 40 ms apart."""
     envelope = onset_envelope(audio, sample_rate)
     highest = F.max_pool1d(envelope[None], 9, stride=1, padding=4)[0]
-    strong = torch.quantile(envelope[envelope == highest], 0.9)
+    peaks = envelope[envelope == highest]
+    strong = peaks.topk(min(5, len(peaks))).values.median()  # a share of all peaks would drown in those of noise
     onsets = torch.nonzero((envelope == highest) & (envelope > share * strong) & (envelope > 0.02))[:, 0]
     return onsets.double() / ONSET_RATE_HZ
 
