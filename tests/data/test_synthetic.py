@@ -53,6 +53,16 @@ def test_same_seed_same_clip() -> None:
     assert draw_clip(3, held_out=True).prompt != first.prompt
 
 
+def test_known_clip() -> None:
+    """On another machine or numpy the same; a change of the corpus that alters old seeds shows here."""
+    clip = draw_clip(12)
+    assert clip.prompt == "loud typewriter keys and synth chords in the center in F# minor"
+    assert clip.audio.shape == (2, 254_898)
+    assert np.sqrt(np.mean(clip.audio**2)) == pytest.approx(0.055267, abs=1e-5)
+    expected = [-0.024675, 0.024029, -0.001119, 0.039357]
+    np.testing.assert_allclose(clip.audio[0, 44_100:88_200:11_025], expected, atol=2e-5)
+
+
 def test_clips_are_sound() -> None:
     lengths = [plan_clip(seed)[2]["seconds_total"] for seed in range(300)]
     assert 2.0 <= min(lengths) < 4.0
