@@ -180,7 +180,7 @@ class _ValidationItems(Dataset):
 
 
 class ValidationBatches:
-    """The same batches every time, kept in memory after the first pass (up to 1 GiB).
+    """The same batches every time; each is made once and kept in memory (up to 1 GiB).
 
     Every rank has the same number of items, so that ranks stay in step; the remainder is left out.
     """
@@ -193,29 +193,24 @@ class ValidationBatches:
         self.num_workers = num_workers
         per_rank = max(1, source.num_validation // world_size) if source.num_validation else 0
         self.indices = [(rank + world_size * n) % source.num_validation for n in range(per_rank)]
-        self._kept: list[Batch] | None = None
+        self._kept: list[Batch] = []
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._kept is not None:
-            yield from self._kept
+        yield from self._kept
+        made = len(self._kept)
+        items = _ValidationItems(self.source, self.indices[made * self.batch_size :])
+        if not len(items):
             return
-        items = DataLoader(
-            _ValidationItems(self.source, self.indices),
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=_unchanged,
-        )
-        results = (_raise_draw_error(result) for result in items)
-        kept: list[Batch] = []
-        size = 0
-        while group := list(itertools.islice(results, self.batch_size)):
-            batch = collate(group)
-            size += sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
-            if size <= VALIDATION_CACHE_BYTES:
-                kept.append(batch)
+        loader = DataLoader(items, batch_size=None, num_workers=self.num_workers, collate_fn=_unchanged)
+        results = (_raise_draw_error(result) for result in loader)
+        for number in range(made, len(self)):
+            batch = collate(list(itertools.islice(results, self.batch_size)))
+            size = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
+            if len(self._kept) == number and self._kept_bytes + size <= VALIDATION_CACHE_BYTES:
+                self._kept.append(batch)
+                self._kept_bytes += size
             yield batch
-        if size <= VALIDATION_CACHE_BYTES:
-            self._kept = kept

@@ -75,6 +75,22 @@ def test_validation_is_fixed_and_ranks_have_equal_counts() -> None:
     assert len(list(whole)) == len(whole) == 3
 
 
+def test_validation_items_are_drawn_once() -> None:
+    drawn: list[int] = []
+
+    class Counting(Numbers):
+        def draw_validation(self, index: int) -> Item:
+            drawn.append(index)
+            return super().draw_validation(index)
+
+    loader = ValidationBatches(Counting(), 2)
+    first = next(iter(loader))
+    assert torch.equal(first["draw"], next(iter(loader))["draw"])
+    assert [batch["draw"].tolist() for batch in loader] == [[0, 1], [2, 3], [4]]
+    assert len(list(loader)) == 3
+    assert drawn == [0, 1, 2, 3, 4]
+
+
 def test_collate_types() -> None:
     batch = collate([{"a": 1.5, "b": 2, "c": "x", "d": np.array([True, False])}] * 2)
     assert batch["a"].dtype == torch.float32
