@@ -189,6 +189,6 @@ class Clap(nn.Module):
 def _projection(config: ClapConfig, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, config.embedding_width),
-        ACTIVATIONS[config.projection_activation],
+        ACTIVATIONS[config.projection_activation](),
         nn.Linear(config.embedding_width, config.embedding_width),
     )

@@ -7,6 +7,7 @@ token_ids (batch, tokens) int64; mask (batch, tokens) bool, True = keep; hidden 
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 ACTIVATIONS = {
-    "gelu": nn.GELU(),
-    "gelu_new": nn.GELU(approximate="tanh"),
-    "relu": nn.ReLU(),
-    "silu": nn.SiLU(),
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
 }
 """Feed-forward activations by the names Hugging Face configurations use."""
 
@@ -88,7 +89,7 @@ class TransformerLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, config.feed_forward_width),
-            ACTIVATIONS[config.activation],
+            ACTIVATIONS[config.activation](),
             nn.Linear(config.feed_forward_width, config.width),
         )
         self.feed_forward_norm = nn.LayerNorm(config.width, eps=config.norm_eps)

@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: T5EncoderConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation]()
         self.gate = nn.Linear(config.width, config.feed_forward_width, bias=False) if config.gated else None
         self.input = nn.Linear(config.width, config.feed_forward_width, bias=False)
         self.output = nn.Linear(config.feed_forward_width, config.width, bias=False)

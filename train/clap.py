@@ -65,6 +65,7 @@ class ClapTraining(LightningModule):
         self.optimiser = optimiser
         self.num_steps = num_steps
         self.seed = seed
+        self.num_batches = 0
         self._embedded: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
@@ -94,8 +95,9 @@ class ClapTraining(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout and crops: the same after a resume
-            torch.manual_seed(_mix(self.seed, self.global_rank, batch_idx))
+            torch.manual_seed(_mix(self.seed, self.global_rank, self.num_batches))
             audio, text = self._embed(batch, random_crop=True)
+        self.num_batches += 1
         ids = caption_ids(batch["prompt"], self.device)
         scale = self.clap.logit_scale
         with torch.autocast(self.device.type, enabled=False):
@@ -134,6 +136,12 @@ class ClapTraining(LightningModule):
         """Write the text encoder and the rest of CLAP."""
         self.clap.save(folder)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["num_batches"] = self.num_batches
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.num_batches = checkpoint["num_batches"]
+
     def _embed(self, batch: dict[str, Any], *, random_crop: bool) -> tuple[Tensor, Tensor]:
         audio, num_samples = batch["audio"], batch["num_samples"]
         excess = audio.shape[-1] - self.clap.config.audio.clip_samples
@@ -143,8 +151,8 @@ class ClapTraining(LightningModule):
         return self.clap.embed_audio(audio, num_samples), self.clap.embed_text(batch["prompt"])
 
 
-def _mix(seed: int, rank: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0])
+def _mix(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def main(
