@@ -1,5 +1,6 @@
 """The reconstruct command: files and folders through a tiny VAE, the same as whole-file coding."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,19 @@ def test_unreadable_file_is_named_and_the_others_are_done(tmp_path: Path):
     with pytest.raises(ValueError, match=r"1 of 2 files could not be read: broken\.wav"):
         main(tmp_path / "in", tmp_path / "out", tmp_path / "model")
     assert soundfile.info(tmp_path / "out" / "a.wav").frames == 5_000
+
+
+def test_interruption_leaves_a_playable_file(vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_noise(tmp_path / "in.wav", 2_000)
+
+    def interrupted(*_: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield torch.zeros(2, 700), torch.zeros(2, 700)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reconstruct, "reconstruct", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct.reconstruct_file(vae, tmp_path / "in.wav", tmp_path / "out.wav", measure=False)
+    assert soundfile.info(tmp_path / "out.wav").frames == 700
 
 
 def test_mono_model_writes_both_sides(tmp_path: Path):
