@@ -4,6 +4,7 @@ DIR/manifest.jsonl has one line a clip: path (relative to DIR), prompt, and the 
 its file is complete, so an interrupted run leaves a valid set, and the same command continues it.
 """
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -48,11 +49,14 @@ def main(out: Path, clips: int, seed: int = 0, held_out: bool = False) -> None:
         raise ValueError(f"{manifest_path} holds clips of the other kind (held_out {not held_out}); use another folder")
     written = {entry["seed"] for entry in entries if (out / entry["path"]).exists()}
     missing = [number for number in range(seed, seed + clips) if number not in written]
-    with manifest_path.open("a", encoding="utf-8") as manifest:
+    unfinished = out / ".unfinished.flac"
+    with manifest_path.open("a", encoding="utf-8") as manifest, contextlib.ExitStack() as stack:
+        stack.callback(unfinished.unlink, missing_ok=True)
         for number in tqdm(missing, initial=clips - len(missing), total=clips, unit="clip", desc=str(out)):
             clip = draw_clip(number, held_out=held_out)
             path = out / f"{'held_out_' if held_out else ''}{number:08d}.flac"
-            write_audio(path, clip.audio)
+            write_audio(unfinished, clip.audio)
+            unfinished.replace(path)
             entry = {"path": path.name, "prompt": clip.prompt, **clip.metadata}
             manifest.write(json.dumps(entry) + "\n")
             manifest.flush()
