@@ -64,15 +64,18 @@ class FrameNorm(nn.Module):
         return self._masked_group_norm(x, frame_mask)
 
     def _masked_group_norm(self, x: Tensor, frame_mask: Tensor) -> Tensor:
-        batch, channels, frames = x.shape
-        grouped = x.float().view(batch, self.num_groups, channels // self.num_groups, frames)
-        keep = frame_mask[:, :, None, :].float()  # (batch, 1, 1, frames)
-        count = (keep.sum(dim=-1, keepdim=True) * grouped.shape[2]).clamp_min(1)
-        mean = (grouped * keep).sum(dim=(2, 3), keepdim=True) / count
-        centred = (grouped - mean) * keep
-        variance = centred.square().sum(dim=(2, 3), keepdim=True) / count
-        normed = (centred * torch.rsqrt(variance + self.eps)).view(batch, channels, frames)
-        return (normed * self.weight[:, None] + self.bias[:, None]).to(x.dtype)
+        """Group norm with the statistics of the real frames, in float32 at least."""
+        keep = frame_mask.float()  # (batch, 1, frames)
+        count = keep.sum(dim=-1, keepdim=True).clamp_min(1)
+        centred = x - self._group_mean((x * keep).sum(dim=-1, keepdim=True) / count)
+        variance = self._group_mean((centred.square() * keep).sum(dim=-1, keepdim=True) / count)
+        gain = torch.rsqrt(variance + self.eps) * self.weight[:, None]
+        return torch.addcmul(self.bias[:, None], centred, gain)
+
+    def _group_mean(self, x: Tensor) -> Tensor:
+        """Replace each channel's value (batch, channels, 1) by its group's mean."""
+        groups = x.unflatten(1, (self.num_groups, -1))  # (batch, groups, channels a group, 1)
+        return groups.mean(dim=2, keepdim=True).expand_as(groups).flatten(1, 2)
 
 
 class ResidualBlock(nn.Module):
@@ -284,11 +287,7 @@ class FourierFeatures(nn.Module):
 
 
 def init_layer(layer: nn.Module) -> None:
-    """Start a convolution or linear layer so that its output has the variance of its input; leave other modules.
-
-    PyTorch's default keeps a third of the variance, which costs a U-Net without residual down- and up-sampling much of
-    its first few hundred steps.
-    """
+    """Start a convolution or linear layer so that it keeps its input's variance (PyTorch's default keeps a third)."""
     if isinstance(layer, nn.ConvTranspose1d):
         fan_in = layer.in_channels * layer.kernel_size[0] / layer.stride[0]  # taps that meet in one output frame
     elif isinstance(layer, nn.Conv1d | nn.Linear):

@@ -4,12 +4,12 @@ Each sample of a batch draws one kind of noise:
 
     uniform      one t for the clip, stratified over the batch and the ranks (the paper's training)
     ramp         context frames, then a queue of chunks, each noisier than the one before, at a random phase
-    preroll      the same queue while it fills from pure noise, or drains towards an ending
+    preroll      the same queue while it fills, from nothing or from pure noise, or drains towards an ending
     independent  one t per chunk, sorted or not
 
 Chunk j = 0 ... N - 1 of a queue at phase d in (0, 1] stands at g((j + d) / N), g the identity or a curved warp: d = 1
 just after a shift, d = 1/s before the last of s calls. Context frames get one t in (0, context_max_t) and no loss.
-Tensors: t (batch, frames), loss_mask (batch, frames) bool, True = counts.
+Tensors: t (batch, frames); loss_mask and present (batch, frames) bool.
 
 Source: Ruhe et al. 2024 (Rolling Diffusion), Chen et al. 2024 (Diffusion Forcing).
 """
@@ -79,7 +79,9 @@ class NoiseLevels(NamedTuple):
     t: Tensor
     """(batch, frames) noise times."""
     loss_mask: Tensor
-    """(batch, frames) bool, False on context frames."""
+    """(batch, frames) bool, False on context frames and on those that are not present."""
+    present: Tensor
+    """(batch, frames) bool, False on frames that no chunk of a filling queue has reached; hide them like padding."""
     kind: Tensor
     """(batch,) index into `KINDS`."""
 
@@ -101,6 +103,7 @@ def sample_noise_levels(
     kind = _sample_kinds(batch, config, generator)
     t = torch.empty(batch, frames)
     loss_mask = torch.ones(batch, frames, dtype=torch.bool)
+    present = torch.ones(batch, frames, dtype=torch.bool)
     uniform = (kind == KINDS.index("uniform")).nonzero()[:, 0]
     t[uniform] = _stratified(len(uniform), generator, rank, num_ranks)[:, None]
     for index in range(batch):
@@ -108,9 +111,10 @@ def sample_noise_levels(
         if name == "independent":
             t[index] = _independent_levels(frames, config, generator)
         elif name != "uniform":
-            queue = _draw_ramp if name == "ramp" else _draw_preroll
-            t[index], loss_mask[index] = _queue_times(frames, queue(frames, config, generator), config, generator)
-    return NoiseLevels(t, loss_mask, kind)
+            draw_queue = _draw_ramp if name == "ramp" else _draw_preroll
+            queue = draw_queue(frames, config, generator)
+            t[index], loss_mask[index], present[index] = _queue_times(frames, queue, config, generator)
+    return NoiseLevels(t, loss_mask & present, present, kind)
 
 
 class _Queue(NamedTuple):
@@ -120,6 +124,8 @@ class _Queue(NamedTuple):
     """Frame at which chunk 0 begins; those before are context, and a negative one cuts chunks off."""
     lag: int
     """Slots by which the queue is behind a full one: chunk j stands where chunk j + lag would."""
+    is_growing: bool = False
+    """Whether chunks join one by one, as `infer.fifo` starts, rather than wait in the window as pure noise."""
 
 
 def _draw_ramp(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
@@ -134,19 +140,22 @@ def _draw_ramp(frames: int, config: NoiseLevelConfig, generator: Generator) -> _
 
 
 def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
-    """Draw a queue that fills from noise, after no context or some, or one that drains at the window's end."""
+    """Draw a queue that fills, after no context or some, or one that drains at the window's end."""
     if _integer(0, 1, generator):
-        chunks_of_context = _integer(0, config.context_frames // config.chunk_frames, generator)
-        has_context = _integer(0, 1, generator)
-        return _Queue(
-            has_context * chunks_of_context * config.chunk_frames, lag=_integer(0, config.num_chunks, generator)
+        chunks_of_context = _integer(0, 1, generator) * _integer(
+            0, config.context_frames // config.chunk_frames, generator
         )
+        lag = _integer(0, config.num_chunks - 1, generator)
+        is_growing = bool(_integer(0, 1, generator))
+        return _Queue(chunks_of_context * config.chunk_frames, lag, is_growing)
     chunks_left = _integer(1, min(config.num_chunks, max(1, frames // config.chunk_frames)), generator)
     return _Queue(max(0, frames - chunks_left * config.chunk_frames), lag=0)
 
 
-def _queue_times(frames: int, queue: _Queue, config: NoiseLevelConfig, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return t (frames,) and loss mask (frames,) of a queue at a random phase and curve."""
+def _queue_times(
+    frames: int, queue: _Queue, config: NoiseLevelConfig, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return t, loss mask and presence, each (frames,), of a queue at a random phase and curve."""
     phase = 1 - _uniform(generator)  # (0, 1]
     if config.micro_steps:
         phase = _integer(1, config.micro_steps, generator) / config.micro_steps
@@ -156,7 +165,9 @@ def _queue_times(frames: int, queue: _Queue, config: NoiseLevelConfig, generator
     position = ((chunk + queue.lag + phase) / config.num_chunks).clamp(0, 1)
     in_queue = chunk >= 0
     context_t = config.context_max_t * _uniform(generator)
-    return torch.where(in_queue, warp(position, focus, factor), context_t), in_queue
+    t = torch.where(in_queue, warp(position, focus, factor), context_t)
+    has_joined = chunk + queue.lag < config.num_chunks
+    return t, in_queue, has_joined if queue.is_growing else torch.ones_like(has_joined)
 
 
 def _independent_levels(frames: int, config: NoiseLevelConfig, generator: Generator) -> Tensor:

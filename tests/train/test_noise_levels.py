@@ -120,16 +120,37 @@ def test_a_long_window_has_more_context_or_noise_after():
 
 
 def test_preroll_fills_and_drains():
-    levels = draw(batch=200, **only("preroll", focuses=("equal",)))
-    filling = (levels.t[:, -16:] == 1).all(dim=1)
-    assert 60 < filling.sum() < 140
-    context = (~levels.loss_mask).sum(dim=1)
-    assert set(context[filling].tolist()) == {0, 16, 32}
-    assert (context[filling] == 0).float().mean() > 0.4
-    draining = ~filling
+    levels = draw(batch=300, **only("preroll", focuses=("equal",)))
+    waiting = (levels.t[:, -16:] == 1).all(dim=1)  # the last chunk has not begun
+    num_context = (levels.t[:, ::16] == levels.t[:, :1]).cumprod(dim=1).sum(dim=1) * 16 * (levels.t[:, 0] < 0.05)
+    assert 90 < waiting.sum() < 180
+    assert num_context[waiting].max() == 32
+    assert (num_context[waiting] == 0).float().mean() > 0.4
+    draining = ~waiting
     assert (levels.t[draining, -1] < 1).any()
-    assert context[draining].max() == FRAMES - 16  # one chunk left
+    assert (~levels.loss_mask & levels.present).sum(dim=1)[draining].max() == FRAMES - 16  # one chunk left
     assert (levels.t[levels.loss_mask] > 0).all()
+
+
+def test_a_growing_queue_shows_the_windows_of_generation():
+    levels = draw(batch=400, **only("preroll", focuses=("equal",), micro_steps=2, context_max_t=0.0))
+    growing = (~levels.present).any(dim=1)
+    assert 50 < growing.sum() < 150
+    assert not (levels.loss_mask & ~levels.present).any()
+    shown = queue_levels(time_grid(20), num_chunks=10, chunk_frames=16)[:-1]  # (2, 160)
+    for t, loss_mask, present in zip(
+        levels.t[growing], levels.loss_mask[growing], levels.present[growing], strict=True
+    ):
+        length = int(present.sum())
+        assert present[:length].all()
+        queue = t[loss_mask]
+        assert len(queue) % 16 == 0
+        assert (queue - shown[:, len(shown[0]) - len(queue) :]).abs().amax(dim=1).min() < 1e-6  # noisest chunks
+
+
+def test_only_preroll_hides_frames():
+    levels = draw(batch=200)
+    assert levels.present[levels.kind != KINDS.index("preroll")].all()
 
 
 def test_independent_chunks_sorted_or_not():
