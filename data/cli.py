@@ -9,9 +9,10 @@ import logging
 import os
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import auto_cli, set_parsing_settings
 
@@ -24,13 +25,19 @@ EXIT_BROKEN_PIPE = 141
 _EPILOG = "Any command also takes --debug: verbose logging, and the traceback of an error."
 
 
-def run(main: Callable[..., Any], default_config: Path | None = None, argv: list[str] | None = None) -> None:
+def run(
+    main: Callable[..., Any],
+    default_config: Path | None = None,
+    argv: list[str] | None = None,
+    positionals: Sequence[str] = (),
+) -> None:
     """Parse the command line, call `main` with it and turn the user's errors into one line.
 
     Args:
         main: a function whose parameters are all typed; its docstring and its dataclasses' become the help.
         default_config: YAML file that applies when no `--config` is given; never merged under another one.
         argv: arguments instead of `sys.argv[1:]`.
+        positionals: parameters that may be given without their name, in this order.
 
     Raises:
         SystemExit: 2 for a user's error, 130 for Ctrl-C, 141 when the reader of standard output went away.
@@ -41,6 +48,7 @@ def run(main: Callable[..., Any], default_config: Path | None = None, argv: list
     set_up_logging(logging.DEBUG if debug else logging.INFO)
     if default_config is not None and not _has_config(arguments):
         arguments = ["--config", str(default_config), *arguments]
+    arguments = _name_arguments(main, arguments, positionals)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
         auto_cli(main, args=arguments, as_positional=False, exit_on_error=False, epilog=_EPILOG)
@@ -76,6 +84,25 @@ def describe_error(error: BaseException) -> str:
         return f"{error.strerror}: {error.filename}"
     message = " ".join(str(error).split())
     return message or type(error).__name__
+
+
+def _name_arguments(main: Callable[..., Any], arguments: list[str], positionals: Sequence[str]) -> list[str]:
+    """Give positional arguments their option's name, and a bare flag (`--endless`) the value true."""
+    flags = {f"--{name}" for name, kind in get_type_hints(main).items() if kind is bool}
+    given = {argument.split("=")[0] for argument in arguments}
+    unnamed = deque(name for name in (f"--{name}" for name in positionals) if name not in given)
+    rest, named = deque(arguments), []
+    while rest:
+        argument = rest.popleft()
+        if not argument.startswith("--"):
+            named += [unnamed.popleft()] if unnamed else []
+            named.append(argument)
+        elif argument in flags and (not rest or rest[0].lower() not in ("true", "false")):
+            named.append(f"{argument}=true")
+        else:
+            takes_value = "=" not in argument and argument != "--help"
+            named += [argument, rest.popleft()] if takes_value and rest else [argument]
+    return named
 
 
 def _has_config(arguments: list[str]) -> bool:

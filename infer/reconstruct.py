@@ -190,23 +190,5 @@ def format_table(reports: dict[str, ReconstructionReport]) -> str:
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
-def name_positionals(arguments: list[str]) -> list[str]:
-    """Give `IN OUT`, wherever they stand, their names, and a bare `--metrics` its value."""
-    names = [name for name in ("--source", "--destination") if name not in {a.split("=")[0] for a in arguments}]
-    rest, named = deque(arguments), []
-    while rest:
-        argument = rest.popleft()
-        if names and not argument.startswith("-"):
-            named += [names.pop(0), argument]
-        elif argument == "--metrics" and (not rest or rest[0] not in ("true", "false")):
-            named.append("--metrics=true")
-        else:
-            named.append(argument)
-            takes_value = argument.startswith("--") and "=" not in argument and argument not in ("--help", "--debug")
-            if takes_value and rest:
-                named.append(rest.popleft())
-    return named
-
-
 if __name__ == "__main__":
-    run(main, argv=name_positionals(sys.argv[1:]))
+    run(main, positionals=("source", "destination"))

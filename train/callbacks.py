@@ -1,7 +1,7 @@
 """Lightning callbacks: stop and progress by steps, checkpoints to resume from, demos, exports.
 
-A module trained with these counts its own optimiser steps in `completed_steps`, because Lightning's `global_step` counts the steps
-of every optimiser.
+A module trained with these counts its own optimiser steps in `completed_steps`, because Lightning's `global_step`
+counts the steps of every optimiser.
 """
 
 import logging

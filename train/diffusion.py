@@ -1,8 +1,8 @@
 """Train the latent diffusion model: `python -m train.diffusion [--config configs/.../diffusion.yaml]`.
 
-The U-Net predicts v of noisy latents whose noise level differs from frame to frame (`train.noise_levels`), so one network serves ordinary
-sampling and the endless queue. VAE and text encoder come trained and stay as they are. The EMA of U-Net and
-conditioner is what is validated and exported.
+The U-Net predicts v of noisy latents whose noise level differs from frame to frame (`train.noise_levels`), so one
+network serves ordinary sampling and the endless queue. VAE and text encoder come trained and stay as they are. The EMA
+of U-Net and conditioner is what is validated and exported.
 
     latents (batch, channels, frames); t (batch, frames); v = alpha * noise - sigma * latents
 
@@ -135,7 +135,7 @@ class DiffusionTraining(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = step_generator(self.seed, self.global_rank, self.num_batches)
         self.num_batches += 1
         latents, frame_mask = self._latents(batch, generator)
@@ -242,17 +242,18 @@ class DiffusionTraining(LightningModule):
     ) -> Conditioning:
         """Text and timing of a batch; with a generator (training) some of it is dropped."""
         text_embeddings, text_mask = self.model.text_encoder.encode(batch["prompt"])
-        start, total = batch["seconds_start"], batch["seconds_total"]
+        longest = conditioner.timing.config.max_seconds
+        start, total = (  # what the tables do not hold is unknown
+            torch.where(batch[key] > longest, torch.nan, batch[key]) for key in ("seconds_start", "seconds_total")
+        )
         if generator is None:
             return conditioner(text_embeddings, text_mask, start, total)
         draws = torch.rand(2, len(start), generator=generator).to(self.device)
         window = num_frames * self.model.vae.hop_length / self.model.vae.config.sample_rate
         inside = (start >= 1) & (start + window <= total - 1)
         unknown = inside & (draws[0] < self.optimiser.timing_dropout)
-        nan = torch.full_like(start, float("nan"))
-        conditioning = conditioner(
-            text_embeddings, text_mask, torch.where(unknown, nan, start), torch.where(unknown, nan, total)
-        )
+        start, total = (torch.where(unknown, torch.nan, seconds) for seconds in (start, total))
+        conditioning = conditioner(text_embeddings, text_mask, start, total)
         return conditioner.drop(conditioning, draws[1] < self.optimiser.condition_dropout)
 
     def _learning_rate_factor(self, step: int) -> float:
@@ -269,7 +270,7 @@ def main(
     optimiser: DiffusionOptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
-    demo: DemoConfig = DemoConfig(),  # noqa: B008 frozen
+    demo: DemoConfig = DemoConfig(),
     vae: Path = Path("checkpoints/demo"),
     text_encoder: Path = Path("checkpoints/demo"),
     init_from: Path | None = None,

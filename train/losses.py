@@ -1,8 +1,9 @@
 """Losses of the autoencoder: spectra of sum and difference, adversarial, feature matching.
 
-The spectral part is the sum/difference multi-resolution STFT loss of Steinmetz et al. (auraloss) with three cures: A-weighting is
-applied once instead of once a resolution (the same value), spectral convergence is one ratio per item and channel
-with a floor (silent and dual-mono targets stay finite), and the logarithm has a floor that passes gradients.
+The spectral part is the sum/difference multi-resolution STFT loss of Steinmetz et al. (auraloss) with three cures:
+A-weighting is applied once instead of once a resolution (the same value), spectral convergence is one ratio per item
+and channel with a floor (silent and dual-mono targets stay finite), and the logarithm has a floor that passes
+gradients. Floors relative to the item's level keep a small model from spending itself on the empty parts of a spectrum.
 
 All of it runs in float32, outside autocast.
 
@@ -25,11 +26,13 @@ class SpectralLossConfig:
     window_lengths: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)
     """Spectrogram windows in samples; the hop is a quarter."""
     mel_bins: int = 0
-    """Mel bands of the longest window's mel term (shorter windows get proportionally fewer, at least 5); 0 = no term."""
+    """Mel bands of the longest window (shorter windows get proportionally fewer, at least 5); 0 = no mel term."""
     power_floor: float = 1e-8
     """Added to every bin's power before the logarithm; a bin of white noise at -75 dBFS has about 1e-8."""
-    convergence_floor: float = 1e-3
-    """Amplitude per bin under which spectral convergence becomes an absolute distance."""
+    relative_floor: float = 0.0
+    """Further floor as a share of the item's mean power per bin: 1e-4 looks at the 40 dB below it."""
+    convergence_floor: float = 1e-2
+    """Share of the item's mean power below which a channel's convergence is measured against the item instead."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
@@ -65,15 +68,14 @@ class SpectralLoss(nn.Module):
         return terms
 
     def _distances(self, prediction: Tensor, target: Tensor, length: int) -> dict[str, Tensor]:
-        floor = self.config.power_floor
         power_p, power_t = self._power(prediction, length), self._power(target, length)  # (batch, channels, bins, time)
+        item_power = power_t.mean(dim=(1, 2, 3))  # (batch,)
+        floor = (self.config.power_floor + self.config.relative_floor * item_power)[:, None, None, None]
         magnitude_p, magnitude_t = (power_p + floor).sqrt(), (power_t + floor).sqrt()
-        error = (magnitude_p - magnitude_t).square().sum(dim=(2, 3))
-        reference = magnitude_t.square().sum(dim=(2, 3))
-        num_bins = power_t.shape[2] * power_t.shape[3]
-        least = num_bins * self.config.convergence_floor**2
+        error = (magnitude_p - magnitude_t).square().mean(dim=(2, 3))
+        reference = power_t.mean(dim=(2, 3)) + self.config.convergence_floor * item_power[:, None]
         distances = {
-            "stft/convergence": (error + 1e-12).sqrt() / (reference + least).sqrt(),
+            "stft/convergence": ((error + 1e-12) / (reference + self.config.power_floor)).sqrt(),
             "stft/log_magnitude": (magnitude_p.log() - magnitude_t.log()).abs().mean(dim=(2, 3)),
         }
         if self.config.mel_bins:

@@ -69,7 +69,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     loggers: list[Logger] = [
         TensorBoardLogger(folder, name=None, version="tensorboard"),
-        CSVLogger(folder, name=None, version="csv"),
+        CSVLogger(folder, name="csv"),  # one version a session: a resume keeps what is there
     ]
     trainer = Trainer(
         accelerator=config.accelerator,

@@ -30,6 +30,19 @@ def test_options_reach_the_function() -> None:
     assert _capture(["--net.width", "5", "--name", "rain"]) == [(Widths(width=5), 7, "rain")]
 
 
+def test_flags_need_no_value_and_positionals_no_name() -> None:
+    calls = []
+
+    def main(source: str, destination: str, loud: bool = False, steps: int = 1) -> None:
+        calls.append((source, destination, loud, steps))
+
+    named = ["a", "--destination", "b", "--loud=true"]
+    for argv in (["a", "b", "--loud"], ["--loud", "a", "--steps", "2", "b"], named):
+        run(main, argv=argv, positionals=("source", "destination"))
+    run(main, argv=["a", "b", "--loud", "false"], positionals=("source", "destination"))
+    assert calls == [("a", "b", True, 1), ("a", "b", True, 2), ("a", "b", True, 1), ("a", "b", False, 1)]
+
+
 def test_default_config_only_without_config(tmp_path: Path) -> None:
     default, own = tmp_path / "default.yaml", tmp_path / "own.yaml"
     default.write_text("net: {width: 11}\nsteps: 12\n")

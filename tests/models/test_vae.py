@@ -1,0 +1,128 @@
+"""The autoencoder: sizes, lengths, normalisation, weight-norm, saving."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from models.discriminator import Discriminator, DiscriminatorConfig
+from models.vae import VAE, Posterior, Snake, SnakeFunction, VAEConfig
+
+SMALL = VAEConfig(
+    latent_channels=4,
+    hop_length=24,
+    encoder_width=4,
+    encoder_strides=(2, 3, 4),
+    decoder_width=16,
+    decoder_strides=(4, 3, 2),
+)
+
+
+def small_vae() -> VAE:
+    torch.manual_seed(0)
+    return VAE(SMALL)
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_paper_scale_has_the_papers_parameters():
+    with torch.device("meta"):
+        vae, discriminator = VAE(VAEConfig()).add_weight_norm(), Discriminator(DiscriminatorConfig())
+    assert num_parameters(vae) == 133_431_300
+    assert num_parameters(vae.decoder) == 43_856_644
+    assert num_parameters(discriminator) == 481_130
+
+
+@pytest.mark.parametrize("samples", [24, 240, 241, 263, 1])
+def test_lengths_round_up_to_whole_frames(samples: int):
+    vae, audio = small_vae(), torch.randn(2, 2, samples)
+    latents = vae.encode(audio)
+    assert latents.shape == (2, 4, vae.num_frames(samples))
+    assert vae.decode(latents).shape == (2, 2, vae.num_frames(samples) * 24)
+
+
+def test_mono_works_and_a_wrong_channel_count_is_refused():
+    vae = VAE(dataclasses.replace(SMALL, audio_channels=1))
+    assert vae.decode(vae.encode(torch.randn(1, 1, 48))).shape == (1, 1, 48)
+    with pytest.raises(ValueError, match=r"audio must be \(batch, 1, samples\), got shape \(1, 2, 48\)"):
+        vae.encode(torch.randn(1, 2, 48))
+
+
+@pytest.mark.parametrize("name", ["encoder_strides", "decoder_strides"])
+def test_strides_that_miss_the_hop_length_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} must .* multiply to the hop length 24, got .* = 16"):
+        dataclasses.replace(SMALL, **{name: (4, 4)})
+
+
+def test_snake_is_its_formula_and_its_gradient_is_right():
+    x = torch.randn(2, 3, 20, dtype=torch.float64, requires_grad=True)
+    alpha = (torch.rand(1, 3, 1, dtype=torch.float64) + 0.3).requires_grad_()
+    expected = x + torch.sin(alpha * x).square() / alpha
+    torch.testing.assert_close(SnakeFunction.apply(x, alpha), expected, rtol=0, atol=1e-7)
+    assert torch.autograd.gradcheck(SnakeFunction.apply, (x, alpha))
+
+
+def test_snake_keeps_half_precision():
+    assert Snake(3)(torch.randn(1, 3, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_weight_norm_changes_nothing_and_folds_back():
+    vae, audio = small_vae(), torch.randn(1, 2, 96)
+    expected = vae.encode(audio)
+    vae.add_weight_norm()
+    torch.testing.assert_close(vae.encode(audio), expected, rtol=1e-5, atol=1e-5)
+    folded = vae.folded()
+    assert set(folded.state_dict()) == set(small_vae().state_dict())
+    torch.testing.assert_close(folded.encode(audio), expected, rtol=1e-5, atol=1e-5)
+    assert vae.encode(audio).shape == expected.shape  # the original still works
+
+
+def test_latents_are_normalised_with_the_stored_statistics():
+    vae, audio = small_vae(), torch.randn(1, 2, 480)
+    raw = vae.raw_posterior(audio)
+    mean, std = torch.randn(4), torch.rand(4) + 0.5
+    vae.set_latent_statistics(mean, std)
+    posterior = vae.posterior(audio)
+    torch.testing.assert_close(posterior.mean * std[:, None] + mean[:, None], raw.mean)
+    torch.testing.assert_close(posterior.std * std[:, None], raw.std)
+    torch.testing.assert_close(vae.decode(posterior.mean), vae.decoder(raw.mean))
+
+
+def test_statistics_that_cannot_normalise_are_refused():
+    with pytest.raises(ValueError, match="must be finite and the std positive"):
+        small_vae().set_latent_statistics(torch.zeros(4), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+
+
+def test_kl_is_twice_torchs_summed_over_channels():
+    posterior = Posterior(torch.randn(3, 4, 5), torch.rand(3, 4, 5) + 0.1)
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(posterior.mean, posterior.std), normal(0.0, 1.0))
+    torch.testing.assert_close(posterior.kl(), 2 * expected.sum(dim=1).mean())
+
+
+def test_samples_come_from_the_generator():
+    posterior = Posterior(torch.zeros(1, 4, 1000), torch.full((1, 4, 1000), 0.5))
+    first, second = (posterior.sample(torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.std().item() == pytest.approx(0.5, rel=0.05)
+
+
+def test_starts_with_a_quiet_posterior_and_output():
+    posterior = small_vae().raw_posterior(torch.randn(4, 2, 480) * 0.1)
+    assert posterior.std.mean().item() == pytest.approx(0.05, abs=0.03)
+    assert small_vae().decode(torch.randn(4, 4, 20)).abs().max() < 1
+
+
+def test_save_and_load(tmp_path):
+    vae = small_vae()
+    vae.set_latent_statistics(torch.ones(4), torch.full((4,), 2.0))
+    vae.save(tmp_path, dtype=torch.float32)
+    loaded = VAE.load(tmp_path)
+    audio = torch.randn(1, 2, 48)
+    assert loaded.config == vae.config
+    assert torch.equal(loaded.encode(audio), vae.encode(audio))
+    with pytest.raises(ValueError, match="fold the weight-norm"):
+        vae.add_weight_norm().save(tmp_path)

@@ -1,0 +1,116 @@
+"""Diffusion training as a user runs it: outputs, exact resume, dropout of conditions, the gap."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.text_to_audio import TextToAudio
+from tests.train.conftest import train
+from train.diffusion import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
+from train.gap import level_losses
+from train.noise_levels import NoiseLevelConfig
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_parts: list[str]) -> Path:
+    return train("diffusion", tmp_path_factory.mktemp("diffusion") / "run", *tiny_parts)
+
+
+def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
+    with (tiny_run / "csv/version_0/metrics.csv").open() as file:
+        logged = {key for row in csv.DictReader(file) for key, value in row.items() if value}
+    assert {"train/loss", "val/loss", "val/gap", "val/one_level/t0.25", "val/ramp/t0.25"} <= logged
+    assert len(list((tiny_run / "demos/step_0000020").glob("*.wav"))) == 2
+    model = TextToAudio.load(tiny_run / "export")
+    assert model.config.window_frames == 32
+    assert set(json.loads((tiny_run / "export/config.json").read_text())) == {
+        "vae",
+        "text_encoder",
+        "conditioner",
+        "unet",
+        "training",
+    }
+
+
+def test_resumed_training_equals_uninterrupted_training(
+    tmp_path: Path, tiny_run: Path, tiny_parts: list[str], assert_same_weights
+):
+    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--optimiser.finish_steps", "0", *tiny_parts)
+    train("diffusion", tmp_path / "run", "--resume", "last", *tiny_parts)
+    assert_same_weights(tmp_path / "run", tiny_run)
+
+
+def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path):
+    start = TextToAudio.load(tiny_run / "export")
+    options = ["--init_from", str(tiny_run / "export"), "--trainer.max_steps", "2", "--optimiser.learning_rate", "0"]
+    folder = train("diffusion", tmp_path / "run", *options)
+    tuned = TextToAudio.load(folder / "export")
+    for key, value in start.unet.state_dict().items():
+        torch.testing.assert_close(tuned.unet.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+def training(tiny_run: Path, **optimiser: Any) -> DiffusionTraining:
+    model = TextToAudio.load(tiny_run / "export")
+    return DiffusionTraining(
+        model, NoiseConfig(), DiffusionOptimiserConfig(**optimiser), DemoConfig(), num_steps=100, seed=0
+    )
+
+
+def batch(num_clips: int, start: float, total: float) -> dict[str, Any]:
+    return {
+        "prompt": ["rain"] * num_clips,
+        "seconds_start": torch.full((num_clips,), start),
+        "seconds_total": torch.full((num_clips,), total),
+    }
+
+
+def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
+    module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5)
+    conditioner, generator = module.model.conditioner, torch.Generator().manual_seed(0)
+    inside = module._condition(batch(2000, 5.0, 30.0), conditioner, generator, num_frames=32)
+    null = module.model.null_condition(1)
+    is_null = (inside.context_mask.sum(dim=1) == null.context_mask.sum()) & torch.isclose(
+        inside.context[:, 0], null.context[:, 0]
+    ).all(dim=1)
+    assert is_null.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    unknown = module.model.condition(["rain"], None, None).context[:, -1]
+    last = inside.context[:, inside.context_mask.sum(dim=1).max() - 1]
+    assert torch.isclose(last, unknown).all(dim=1).float().mean().item() == pytest.approx(0.4, abs=0.04)
+    whole = module._condition(batch(500, 0.0, 30.0), conditioner, generator, num_frames=32)
+    assert not torch.isclose(whole.context[:, inside.context_mask.sum(dim=1).max() - 1], unknown).all(dim=1).any()
+
+
+def test_a_piece_longer_than_the_tables_has_unknown_timing(tiny_run: Path):
+    module = training(tiny_run)
+    conditioning = module._condition(batch(1, 10.0, 9_999.0), module.model.conditioner)
+    expected = module.model.condition(["rain"], 10.0, None)
+    torch.testing.assert_close(conditioning.context, expected.context)
+
+
+def test_learning_rate_warms_up_and_decays(tiny_run: Path):
+    module = training(tiny_run, warmup_steps=10, final_share=0.1)
+    factors = [module._learning_rate_factor(step) for step in (0, 9, 50, 100, 200)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[1] == pytest.approx(1.0, abs=0.03)
+    assert factors[2] == pytest.approx(0.55)
+    assert factors[3:] == pytest.approx([0.1, 0.1])
+
+
+def test_gap_is_one_for_a_denoiser_that_looks_at_its_own_frame_alone():
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(4, 8, 32, generator=generator) for _ in range(2))
+    queue = NoiseLevelConfig(context_frames=8, num_chunks=6, chunk_frames=4)
+    mask = torch.ones(4, 32, dtype=torch.bool)
+
+    def frame_wise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return x * t[:, None]
+
+    def worse_where_levels_differ(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return frame_wise(x, t) * (1 + (t.std(dim=1) > 0.01)[:, None, None])
+
+    assert level_losses(frame_wise, latents, noise, mask, queue)["gap"].item() == pytest.approx(1.0, abs=1e-5)
+    assert level_losses(worse_where_levels_differ, latents, noise, mask, queue)["gap"].item() > 1.1

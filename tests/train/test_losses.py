@@ -1,0 +1,122 @@
+"""Losses of the autoencoder: auraloss' values at batch 1, and finite where auraloss is not."""
+
+import auraloss
+import pytest
+import torch
+from torch import Tensor
+
+from train.losses import (
+    SpectralLoss,
+    SpectralLossConfig,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+    waveform_loss,
+)
+
+SAMPLES = 8192
+WINDOWS = (512, 128)
+
+
+def spectral_loss(channels: int = 2, **config: float) -> SpectralLoss:
+    return SpectralLoss(SpectralLossConfig(window_lengths=WINDOWS, mel_bins=16, **config), 44_100, channels)  # pyright: ignore[reportArgumentType]
+
+
+def stereo(seed: int, level: float = 0.1) -> Tensor:
+    return torch.randn(1, 2, SAMPLES, generator=torch.Generator().manual_seed(seed)) * level
+
+
+def test_sum_and_difference_are_auralosss_at_batch_one():
+    reference = auraloss.freq.SumAndDifferenceSTFTLoss(
+        fft_sizes=list(WINDOWS),
+        hop_sizes=[w // 4 for w in WINDOWS],
+        win_lengths=list(WINDOWS),
+        perceptual_weighting=True,
+        sample_rate=44_100,
+        eps=1e-12,
+    )
+    prediction, target = stereo(0), stereo(1)
+    loss = spectral_loss(power_floor=1e-14, convergence_floor=0.0)
+    channels = loss._channels
+    loss._channels = lambda audio: channels(audio)[:, :2]  # sum and difference alone
+    loss._channel_weights = lambda device: torch.full((2,), 0.5, device=device)
+    terms = loss(prediction, target)
+    ours = terms["stft/convergence"] + terms["stft/log_magnitude"]
+    assert ours.item() == pytest.approx(reference(prediction, target).item(), rel=1e-3)
+
+
+def test_every_term_is_zero_at_the_target_and_positive_elsewhere():
+    loss, target = spectral_loss(), stereo(0)
+    for value in loss(target, target).values():
+        assert value.item() < 1e-3
+    for value in loss(stereo(1), target).values():
+        assert value.item() > 0.1
+
+
+def test_a_batch_is_the_mean_of_its_items():
+    loss = spectral_loss()
+    predictions, targets = [stereo(s) for s in (0, 1)], [stereo(s, 0.01) for s in (2, 3)]
+    together = loss(torch.cat(predictions), torch.cat(targets))
+    apart = [loss(p, t) for p, t in zip(predictions, targets, strict=True)]
+    for name, value in together.items():
+        torch.testing.assert_close(value, (apart[0][name] + apart[1][name]) / 2)
+
+
+@pytest.mark.parametrize("kind", ["silence", "dual mono", "square", "silent prediction"])
+def test_hard_targets_give_finite_losses_and_gradients(kind: str):
+    target = {
+        "silence": torch.zeros(1, 2, SAMPLES),
+        "dual mono": stereo(0)[:, :1].expand(-1, 2, -1),
+        "square": torch.sign(torch.sin(torch.arange(SAMPLES) * 0.05)).expand(1, 2, -1),
+        "silent prediction": stereo(0),
+    }[kind]
+    prediction = (stereo(1) * (kind != "silent prediction")).requires_grad_()
+    total = sum(spectral_loss()(prediction, target).values()) + waveform_loss(prediction, target)
+    assert isinstance(total, Tensor)
+    assert torch.isfinite(total)
+    assert total < 1000
+    (gradient,) = torch.autograd.grad(total, prediction)
+    assert torch.isfinite(gradient).all()
+
+
+def test_a_prediction_below_the_floor_still_has_a_gradient():
+    prediction = (stereo(1) * 1e-6).requires_grad_()
+    (gradient,) = torch.autograd.grad(spectral_loss()(prediction, stereo(0))["stft/log_magnitude"], prediction)
+    assert gradient.abs().sum() > 0
+
+
+def test_relative_floor_makes_the_loss_independent_of_level():
+    loss = spectral_loss(power_floor=1e-14, relative_floor=1e-3)
+    loud, quiet = loss(stereo(0), stereo(1)), loss(stereo(0) * 0.01, stereo(1) * 0.01)
+    for name, value in loud.items():
+        torch.testing.assert_close(quiet[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_half_precision_is_computed_in_float():
+    terms = spectral_loss()(stereo(0).bfloat16(), stereo(1).bfloat16())
+    assert {value.dtype for value in terms.values()} == {torch.float32}
+
+
+def test_mono():
+    terms = spectral_loss(channels=1)(stereo(0)[:, :1], stereo(1)[:, :1])
+    assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_waveform_loss_of_silence_as_prediction_is_one():
+    assert waveform_loss(torch.zeros(1, 2, 100), torch.ones(1, 2, 100)).item() == pytest.approx(1, rel=1e-3)
+
+
+def test_hinge_losses():
+    real, fake = [torch.tensor([2.0, 0.0])], [torch.tensor([-2.0, 0.5])]
+    assert discriminator_loss(real, fake).item() == pytest.approx(0.5 + 0.75)
+    assert generator_loss(fake).item() == pytest.approx(0.75)
+
+
+def test_feature_matching_is_relative_and_spares_the_real_side():
+    real = [[torch.full((4,), 2.0, requires_grad=True)]]
+    fake = [[torch.full((4,), 1.0, requires_grad=True)]]
+    loss = feature_matching_loss(real, fake)
+    assert loss.item() == pytest.approx(0.5)
+    loss.backward()
+    assert real[0][0].grad is None
+    assert fake[0][0].grad is not None
