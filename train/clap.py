@@ -125,8 +125,8 @@ class ClapTraining(LightningModule):
         logs = {f"val/text_to_audio_{name}": value for name, value in recalls(text, audio, ids).items()}
         logs |= {f"val/audio_to_text_{name}": value for name, value in recalls(audio, text, ids).items()}
         logs["val/num_items"] = float(len(ids))
-        self.log_dict(logs, rank_zero_only=True)
-        self.log("R@10", logs["val/text_to_audio_R@10"], prog_bar=True, logger=False, rank_zero_only=True)
+        self.log_dict(logs, sync_dist=True)
+        self.log("R@10", logs["val/text_to_audio_R@10"], prog_bar=True, logger=False, sync_dist=True)
 
     def demo(self) -> dict[str, Tensor]:
         """No sound to hear."""

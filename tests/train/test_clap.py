@@ -51,7 +51,8 @@ def test_training_exports_a_model_and_logs_retrieval(tiny: dict[str, Any]) -> No
     assert encoder.width == clap.config.text.width
     trained = weights(tiny["run"])["clap.text.tokens.weight"]
     torch.testing.assert_close(clap.text.tokens.weight.data, trained, atol=1e-3, rtol=0)
-    with (tiny["run"] / "csv/metrics.csv").open() as file:
+    (metrics,) = (tiny["run"] / "csv").rglob("metrics.csv")
+    with metrics.open() as file:
         rows = list(csv.DictReader(file))
     for direction in ("text_to_audio", "audio_to_text"):
         values = [float(row[f"val/{direction}_R@10"]) for row in rows if row.get(f"val/{direction}_R@10")]
