@@ -278,8 +278,9 @@ class FourierFeatures(nn.Module):
         super().__init__()
         self.frequency = nn.Parameter(torch.empty(num_frequencies))
         self.num_features = 2 * num_frequencies + 1
-        with torch.no_grad():  # low enough that t to t + 0.01 stays close, high enough to tell the clean end apart
-            self.frequency.copy_(torch.logspace(math.log10(0.25), math.log10(16.0), num_frequencies))
+        if not self.frequency.is_meta:
+            with torch.no_grad():  # low enough that near levels look alike, high enough to tell the clean end apart
+                self.frequency.copy_(torch.logspace(math.log10(0.25), math.log10(16.0), num_frequencies))
 
     def forward(self, t: Tensor) -> Tensor:
         phase = 2 * math.pi * self.frequency[:, None] * t[:, None, :]

@@ -101,7 +101,8 @@ class Conditioner(nn.Module):
         super().__init__()
         self.config = config
         self.timing = TimingEmbedder(config.timing)
-        self.null_sequence = nn.Parameter(torch.randn(config.num_null_tokens, config.timing.width))
+        self.null_sequence = nn.Parameter(torch.empty(config.num_null_tokens, config.timing.width))
+        nn.init.normal_(self.null_sequence)
 
     def forward(
         self, text_embeddings: Tensor, text_mask: Tensor, seconds_start: Tensor, seconds_total: Tensor

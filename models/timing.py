@@ -46,6 +46,8 @@ class TimingEmbedder(nn.Module):
 
         Neighbouring seconds start out alike, so what is learned at one second holds at the next from the first step.
         """
+        if self.seconds_start.weight.is_meta:
+            return  # a checkpoint will fill it
         seconds = torch.arange(self.config.max_seconds + 1, dtype=torch.float32)
         features = _sinusoids(seconds, self.config.width, longest_seconds=4.0 * self.config.max_seconds)
         for table in (self.seconds_start, self.seconds_total):

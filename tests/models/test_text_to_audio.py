@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,18 @@ def test_loading_draws_no_random_numbers(folder: Path):
     before = torch.get_rng_state()
     TextToAudio.load(folder)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_building_for_a_checkpoint_does_not_import_the_compiler():
+    code = (
+        "import sys\n"
+        "from models.meta import without_weights\n"
+        "from models.text_to_audio import Conditioner, ConditionerConfig, UNet, UNetConfig\n"
+        "with without_weights(): UNet(UNetConfig()), Conditioner(ConditionerConfig())\n"
+        "sys.exit('sympy' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
 def test_no_such_folder_lists_what_exists(folder: Path):
