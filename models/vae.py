@@ -40,7 +40,10 @@ class VAEConfig:
     latent_channels: int = 64
     """Channels of the latents."""
     hop_length: int = 1024
-    """Samples per latent frame; must be the product of the strides."""
+    """Samples per latent frame; must be the stem's stride times the product of the strides."""
+    stem_stride: int = 1
+    """Stride of the first and the last convolution. 1 is the paper's. An even one above 1 leaves no layer at the full
+    sample rate: both convolutions start as an orthonormal lapped transform, which makes small models train faster."""
     encoder_width: int = 128
     """Channels after the encoder's first convolution; every level doubles them."""
     encoder_strides: tuple[int, ...] = (4, 4, 8, 8)
@@ -59,12 +62,14 @@ class VAEConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("encoder_strides", "decoder_strides"):
             strides = getattr(self, name)
-            product = math.prod(strides)
+            product = self.stem_stride * math.prod(strides)
             if product != self.hop_length or min(strides, default=0) < 2:
                 raise ValueError(
                     f"{name} must be at least 2 each and multiply to the hop length {self.hop_length}, "
-                    f"got {strides} = {product}"
+                    f"got {strides}, stem {self.stem_stride} = {product}"
                 )
+        if self.stem_stride != 1 and self.stem_stride % 2:
+            raise ValueError(f"stem_stride must be 1 or even, got {self.stem_stride}")
         if self.decoder_width % 2 ** len(self.decoder_strides):
             raise ValueError(
                 f"decoder_width must halve {len(self.decoder_strides)} times without remainder, "
@@ -136,7 +141,11 @@ def up_sampling(in_channels: int, out_channels: int, stride: int) -> nn.ConvTran
 def encoder_layers(config: VAEConfig) -> nn.Sequential:
     """Audio to the posterior's parameters: (batch, audio_channels, samples) -> (batch, 2 latent_channels, frames)."""
     width = config.encoder_width
-    layers: list[nn.Module] = [nn.Conv1d(config.audio_channels, width, kernel_size=7, padding=3)]
+    stem = config.stem_stride
+    if stem == 1:
+        layers: list[nn.Module] = [nn.Conv1d(config.audio_channels, width, kernel_size=7, padding=3)]
+    else:
+        layers = [down_sampling(config.audio_channels, width, stem)]
     for stride in config.encoder_strides:
         layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
         layers += [Snake(width), down_sampling(width, 2 * width, stride)]
@@ -154,7 +163,12 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
         layers += [Snake(width), up_sampling(width, width // 2, stride)]
         width //= 2
         layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
-    layers += [Snake(width), nn.Conv1d(width, config.audio_channels, kernel_size=7, padding=3), nn.Tanh()]
+    layers += [Snake(width)]
+    if config.stem_stride == 1:
+        layers += [nn.Conv1d(width, config.audio_channels, kernel_size=7, padding=3)]
+    else:
+        layers += [up_sampling(width, config.audio_channels, config.stem_stride)]
+    layers += [nn.Tanh()]
     return nn.Sequential(*layers)
 
 
@@ -176,6 +190,19 @@ class Posterior:
         """Divergence from N(0, 1): summed over channels, mean over batch and time, without the factor 1/2."""
         variance = self.std.square()
         return (self.mean.square() + variance - variance.log() - 1).sum(dim=1).mean()
+
+
+def lapped_transform(stride: int, channels: int) -> Tensor:
+    """Orthonormal basis of the modified discrete cosine transform: (channels * stride, channels, 2 * stride).
+
+    Rows go from low to high frequency; for stereo each frequency has a row for the sum and one for the difference.
+    Source: Princen & Bradley 1986, with a sine window.
+    """
+    n, k = torch.arange(2 * stride) + 0.5, torch.arange(stride)[:, None] + 0.5
+    window = torch.sin(math.pi / (2 * stride) * n)
+    cosines = math.sqrt(2 / stride) * window * torch.cos(math.pi / stride * (n + stride / 2) * k)
+    mixing = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2) if channels == 2 else torch.eye(channels)
+    return torch.einsum("kn,rc->krcn", cosines, mixing).reshape(stride * channels, channels, 2 * stride)
 
 
 class VAE(nn.Module):
@@ -311,7 +338,13 @@ class VAE(nn.Module):
             nn.init.zeros_(convolution.bias) if convolution.bias is not None else None
         for unit in self.modules():
             if isinstance(unit, ResidualUnit):
-                unit.block[-1].weight.mul_(0.3)
-        output, projection = self.decoder[-2], self.encoder[-1]
+                cast(nn.Conv1d, unit.block[-1]).weight.mul_(0.3)
+        output, projection = cast(nn.Conv1d, self.decoder[-2]), cast(nn.Conv1d, self.encoder[-1])
+        if self.config.stem_stride > 1:
+            basis = lapped_transform(self.config.stem_stride, self.config.audio_channels)
+            for convolution in (cast(nn.Conv1d, self.encoder[0]), output):
+                rows = min(len(basis), len(convolution.weight))
+                convolution.weight[:rows] = basis[:rows]
         output.weight.mul_(0.1)
+        assert projection.bias is not None
         projection.bias[self.config.latent_channels :].fill_(self.config.initial_log_std)

@@ -53,7 +53,9 @@ class StopAfterSteps(Callback):
         if _steps(pl_module) >= self.max_steps:
             trainer.should_stop = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if _steps(pl_module) >= self.max_steps:
             trainer.should_stop = True
 
@@ -76,7 +78,9 @@ class StepProgressBar(ProgressBar):
         if trainer.is_global_zero:
             self.bar = tqdm(total=self.max_steps, initial=_steps(pl_module), unit="step", mininterval=1.0)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.bar is None:
             return
         self.bar.update(_steps(pl_module) - self.bar.n)
@@ -104,7 +108,9 @@ class ResumeCheckpoint(Callback):
         self.every_steps = every_steps
         self.saved_at = -1
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         steps = _steps(pl_module)
         if steps % self.every_steps == 0 and steps != self.saved_at:
             self._save(trainer, steps)

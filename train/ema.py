@@ -18,7 +18,7 @@ def ema_of(network: nn.Module, decay: float) -> AveragedModel:
     def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor) -> None:
         n = int(num_averaged)
         weight = 1 - min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(averaged, current, weight)
+        torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     averaged = AveragedModel(network, multi_avg_fn=average)  # pyright: ignore[reportArgumentType]
     return averaged.eval().requires_grad_(False)

@@ -3,7 +3,8 @@
 The spectral part is the sum/difference multi-resolution STFT loss of Steinmetz et al. (auraloss) with three cures:
 A-weighting is applied once instead of once a resolution (the same value), spectral convergence is one ratio per item
 and channel with a floor (silent and dual-mono targets stay finite), and the logarithm has a floor that passes
-gradients. Floors relative to the item's level keep a small model from spending itself on the empty parts of a spectrum.
+gradients. Weights relative to the item's level keep a small model from spending itself on the empty parts of a
+spectrum.
 
 All of it runs in float32, outside autocast.
 
@@ -30,7 +31,7 @@ class SpectralLossConfig:
     power_floor: float = 1e-8
     """Added to every bin's power before the logarithm; a bin of white noise at -75 dBFS has about 1e-8."""
     relative_floor: float = 0.0
-    """Further floor as a share of the item's mean power per bin: 1e-4 looks at the 40 dB below it."""
+    """Bins this much below the item's mean power, as a share of it, count half in the log terms; 0 = all count."""
     convergence_floor: float = 1e-2
     """Share of the item's mean power below which a channel's convergence is measured against the item instead."""
 
@@ -69,21 +70,29 @@ class SpectralLoss(nn.Module):
 
     def _distances(self, prediction: Tensor, target: Tensor, length: int) -> dict[str, Tensor]:
         power_p, power_t = self._power(prediction, length), self._power(target, length)  # (batch, channels, bins, time)
-        item_power = power_t.mean(dim=(1, 2, 3))  # (batch,)
-        floor = (self.config.power_floor + self.config.relative_floor * item_power)[:, None, None, None]
-        magnitude_p, magnitude_t = (power_p + floor).sqrt(), (power_t + floor).sqrt()
-        error = (magnitude_p - magnitude_t).square().mean(dim=(2, 3))
-        reference = power_t.mean(dim=(2, 3)) + self.config.convergence_floor * item_power[:, None]
+        item_power = power_t.mean(dim=(1, 2, 3), keepdim=True)
+        relative_floor = self.config.relative_floor * item_power
+        error = (power_p.sqrt() - power_t.sqrt()).square().mean(dim=(2, 3))
+        reference = power_t.mean(dim=(2, 3)) + self.config.convergence_floor * item_power[:, :, 0, 0]
         distances = {
             "stft/convergence": ((error + 1e-12) / (reference + self.config.power_floor)).sqrt(),
-            "stft/log_magnitude": (magnitude_p.log() - magnitude_t.log()).abs().mean(dim=(2, 3)),
+            "stft/log_magnitude": self._log_distance(power_p, power_t, relative_floor),
         }
         if self.config.mel_bins:
             bank = getattr(self, f"mel_{length}")  # (bins, mels)
             mel_p, mel_t = (power.transpose(2, 3) @ bank for power in (power_p, power_t))
-            log_ratio = (mel_p + floor).log() - (mel_t + floor).log()
-            distances["stft/mel"] = 0.5 * log_ratio.abs().mean(dim=(2, 3))
+            distances["stft/mel"] = self._log_distance(mel_p, mel_t, relative_floor)
         return distances
+
+    def _log_distance(self, power_p: Tensor, power_t: Tensor, relative_floor: Tensor) -> Tensor:
+        """Mean |log ratio| of magnitudes, (batch, channels); bins where both are below the relative floor count less.
+
+        A floor inside the logarithm would do that too, but takes the gradient from a prediction that is too quiet.
+        """
+        distance = 0.5 * ((power_p + self.config.power_floor).log() - (power_t + self.config.power_floor).log()).abs()
+        louder = torch.maximum(power_p.detach(), power_t)
+        weight = (louder + self.config.power_floor) / (louder + self.config.power_floor + relative_floor)
+        return (weight * distance).mean(dim=(2, 3))
 
     def _power(self, audio: Tensor, length: int) -> Tensor:
         spectrum = torch.stft(
@@ -94,7 +103,7 @@ class SpectralLoss(nn.Module):
             normalized=True,
             return_complex=True,
         )
-        power = spectrum.real.square() + spectrum.imag.square()
+        power = spectrum.real.square() + spectrum.imag.square() + 1e-14  # the square root of 0 has no gradient
         return power.unflatten(0, audio.shape[:2])
 
     def _channels(self, audio: Tensor) -> Tensor:

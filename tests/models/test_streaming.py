@@ -13,12 +13,15 @@ from models.vae import VAE, VAEConfig
 STRIDES = [(2,), (3, 5), (4, 2, 3), (2, 3, 2, 4), (8, 4)]
 
 
-def small_vae(encoder_strides: tuple[int, ...], dilations: tuple[int, ...] = (1, 3), channels: int = 2) -> VAE:
+def small_vae(
+    encoder_strides: tuple[int, ...], dilations: tuple[int, ...] = (1, 3), channels: int = 2, stem_stride: int = 1
+) -> VAE:
     """A VAE of few channels with every weight, bias and statistic random, in float64."""
     config = VAEConfig(
         audio_channels=channels,
         latent_channels=3,
-        hop_length=math.prod(encoder_strides),
+        hop_length=stem_stride * math.prod(encoder_strides),
+        stem_stride=stem_stride,
         encoder_width=2,
         encoder_strides=encoder_strides,
         decoder_width=3 * 2 ** len(encoder_strides),
@@ -69,6 +72,18 @@ def test_decoding_in_chunks_equals_the_whole(strides: tuple[int, ...], sizes: li
         assert whole.std() > 0.01
         streamed = stream_decode(vae, random_chunks(latents, sizes, rng))
         torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[1], [7], [0, 1, 2, 5, 16]], ids=str)
+def test_a_stem_streams_too(sizes: list[int]):
+    vae, rng = small_vae((2, 3), stem_stride=4), random.Random(0)
+    audio = torch.randn(1, 2, 24 * 17, dtype=torch.float64)
+    posterior = vae.posterior(audio)
+    mean, std = stream_encode(vae, random_chunks(audio, [24 * size for size in sizes], rng))
+    torch.testing.assert_close(mean, posterior.mean, rtol=0, atol=1e-11)
+    torch.testing.assert_close(std, posterior.std, rtol=0, atol=1e-11)
+    decoded = stream_decode(vae, random_chunks(mean, sizes, rng))
+    torch.testing.assert_close(decoded, vae.decode(mean), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("strides", STRIDES)

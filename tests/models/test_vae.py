@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.vae import VAE, Posterior, Snake, SnakeFunction, VAEConfig
+from models.vae import VAE, Posterior, Snake, SnakeFunction, VAEConfig, lapped_transform
 
 SMALL = VAEConfig(
     latent_channels=4,
@@ -126,3 +126,25 @@ def test_save_and_load(tmp_path):
     assert torch.equal(loaded.encode(audio), vae.encode(audio))
     with pytest.raises(ValueError, match="fold the weight-norm"):
         vae.add_weight_norm().save(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_the_lapped_transform_reconstructs_and_is_orthonormal(channels: int):
+    basis = lapped_transform(8, channels).double()
+    audio = torch.randn(1, channels, 160, dtype=torch.float64)
+    coefficients = nn.functional.conv1d(audio, basis, stride=8, padding=4)
+    again = nn.functional.conv_transpose1d(coefficients, basis, stride=8, padding=4)
+    torch.testing.assert_close(again[..., 8:-8], audio[..., 8:-8], atol=1e-5, rtol=0)
+    flat = basis.flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(8 * channels, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+def test_a_stem_takes_its_share_of_the_hop_length():
+    config = dataclasses.replace(SMALL, stem_stride=4, encoder_strides=(2, 3), decoder_strides=(3, 2))
+    vae = VAE(config)
+    assert vae.decode(vae.encode(torch.randn(1, 2, 240))).shape == (1, 2, 240)
+    assert vae.encoder[0].weight.shape == (4, 2, 8)
+    with pytest.raises(ValueError, match=r"got \(2, 3, 4\), stem 4 = 96"):
+        dataclasses.replace(SMALL, stem_stride=4)
+    with pytest.raises(ValueError, match="stem_stride must be 1 or even, got 3"):
+        dataclasses.replace(SMALL, stem_stride=3, encoder_strides=(2, 4), decoder_strides=(4, 2))

@@ -48,7 +48,7 @@ def test_sum_and_difference_are_auralosss_at_batch_one():
 def test_every_term_is_zero_at_the_target_and_positive_elsewhere():
     loss, target = spectral_loss(), stereo(0)
     for value in loss(target, target).values():
-        assert value.item() < 1e-3
+        assert value.item() < 2e-3
     for value in loss(stereo(1), target).values():
         assert value.item() > 0.1
 

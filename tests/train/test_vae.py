@@ -119,6 +119,7 @@ def test_one_batch_can_be_overfitted():
     time = torch.arange(2048) / 44_100
     audio = torch.stack([torch.sin(2 * torch.pi * f * time) * 0.3 for f in (300.0, 450.0)]).expand(2, -1, -1)
     optimiser = torch.optim.AdamW(module.vae.parameters(), lr=3e-3)
+    loss = audio.square().mean()
     for _ in range(120):
         loss = (module.vae(audio)[0] - audio).square().mean()
         optimiser.zero_grad()
