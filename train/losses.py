@@ -34,6 +34,9 @@ class SpectralLossConfig:
     """Bins this much below the item's mean power, as a share of it, count half in the log terms; 0 = all count."""
     convergence_floor: float = 1e-2
     """Share of the item's mean power below which a channel's convergence is measured against the item instead."""
+    quiet_rms: float = 0.0
+    """RMS at which an item counts half; 0 = all items count alike. Every term is relative to the item's level, so
+    gradients grow as items get quieter, and a corpus of very different levels needs this."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
@@ -59,12 +62,14 @@ class SpectralLoss(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return terms "stft/convergence", "stft/log_magnitude" and, if configured, "stft/mel", each a scalar."""
+        item_rms = target.float().square().mean(dim=(1, 2)).sqrt()
+        item_weights = (item_rms + 1e-6) / (item_rms + 1e-6 + self.config.quiet_rms)  # (batch,)
         prediction, target = self._channels(prediction.float()), self._channels(target.float())
         weights = self._channel_weights(prediction.device)  # (channels,)
         terms: dict[str, Tensor] = {}
         for length in self.config.window_lengths:
             for name, distance in self._distances(prediction, target, length).items():  # distance (batch, channels)
-                value = (distance * weights).sum(dim=1).mean() / len(self.config.window_lengths)
+                value = ((distance * weights).sum(dim=1) * item_weights).mean() / len(self.config.window_lengths)
                 terms[name] = terms[name] + value if name in terms else value
         return terms
 
@@ -125,7 +130,7 @@ class SpectralLoss(nn.Module):
         return torch.tensor((0.5, 0.5, side, side), device=device)
 
 
-def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 1e-2) -> Tensor:
+def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 3e-2) -> Tensor:
     """Squared error relative to the target's energy, per item; `floor` is the RMS under which it becomes absolute."""
     error = (prediction.float() - target.float()).square().mean(dim=(1, 2))
     energy = target.float().square().mean(dim=(1, 2))
