@@ -47,6 +47,12 @@ def generate(
         ValueError: an argument is outside of its range.
     """
     check_seconds(seconds)
+    longest = window_seconds(model)
+    if seconds > longest:
+        raise ValueError(
+            f"seconds must be at most {longest:.2f}, the window the model was trained on, got {seconds:g}; "
+            "for longer sound use python -m infer.fifo"
+        )
     num_samples = max(1, round(seconds * SAMPLE_RATE))
     num_frames = math.ceil(num_samples / model.vae.hop_length)
     denoiser = prompt_denoiser(
@@ -59,10 +65,15 @@ def generate(
     return torch.stack([torch.cat(list(cut([clip], num_samples)), dim=-1) for clip in audio])
 
 
+def window_seconds(model: TextToAudio) -> float:
+    """Return the length of the longest clip that ordinary sampling makes."""
+    return model.config.window_frames * model.vae.hop_length / SAMPLE_RATE
+
+
 def main(
     prompt: str,
     negative_prompt: str | None = None,
-    seconds: float = 5.0,
+    seconds: float | None = None,
     num_samples: int = 1,
     batch_size: int = 4,
     sampler: Method = "dpmpp_2m",
@@ -80,7 +91,7 @@ def main(
     Args:
         prompt: Description of the sound.
         negative_prompt: What the sound should not be.
-        seconds: Length of a clip.
+        seconds: Length of a clip; none: the window the model was trained on, which is the longest.
         num_samples: How many to make; sample k has the seed seed + k.
         batch_size: How many to make at once.
         sampler: Second order (dpmpp_2m), first order (ddim), or second order with noise (dpmpp_2m_sde).
@@ -95,7 +106,8 @@ def main(
         device: auto, cpu, cuda, cuda:N or mps.
     """
     check_prompt(prompt)
-    check_seconds(seconds)
+    if seconds is not None:
+        check_seconds(seconds)
     check_method(sampler, eta)
     if num_samples < 1 or batch_size < 1 or num_steps < 1:
         raise ValueError(
@@ -105,6 +117,7 @@ def main(
     seeds = list(range(seed, seed + num_samples))
     paths = _output_paths(out, prompt, seeds)
     bundle = TextToAudio.load(model, resolve_device(device))
+    seconds = window_seconds(bundle) if seconds is None else seconds
     num_batches = math.ceil(num_samples / batch_size)
     with tqdm(total=num_batches * num_steps, desc=f"{num_samples} x {seconds:g} s", unit="step") as bar:
         for first in range(0, num_samples, batch_size):

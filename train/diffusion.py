@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
-from infer.generate import generate
+from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from models.diffusion import add_noise, velocity
 from models.text_encoder import TextEncoder
@@ -192,11 +192,10 @@ class DiffusionTraining(LightningModule):
     def demo(self) -> dict[str, Tensor]:
         """Clips of the demo prompts at fixed noise."""
         config, model = self.demo_config, self._averaged()
-        seconds = model.config.window_frames * model.vae.hop_length / model.vae.config.sample_rate
         audio = generate(
             model,
             list(config.prompts),
-            seconds=seconds,
+            seconds=window_seconds(model),
             seeds=list(range(len(config.prompts))),
             guidance=GuidanceConfig(scale=config.guidance_scale),
             num_steps=config.num_steps,

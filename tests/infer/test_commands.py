@@ -20,7 +20,7 @@ import infer.fifo.__main__ as fifo_command
 from data.cli import run
 from infer import generate as generate_command
 from infer.fifo import Fifo, FifoConfig
-from infer.generate import generate
+from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.samplers import make_generators
 from infer.stream import decode_stream, play
@@ -120,6 +120,13 @@ def test_one_chunk_fifo_is_generate(tiny_model: TextToAudio):
     latents = next(Fifo(denoiser, config, channels=4, generators=make_generators(3, 1)))
     streamed = torch.cat(list(decode_stream([latents], tiny_model.vae)), dim=-1)
     assert torch.allclose(clip[:, :-882], streamed[:, :-882], atol=1e-5)
+
+
+def test_a_clip_longer_than_the_training_window_is_refused(tiny_model: TextToAudio):
+    longest = 4096 * tiny_model.vae.hop_length / 44_100
+    with pytest.raises(ValueError, match=r"seconds must be at most .*, the window .* got 1000; .* infer.fifo"):
+        generate(tiny_model, [PROMPT], seconds=1000, seeds=[0], guidance=GuidanceConfig())
+    assert window_seconds(tiny_model) == pytest.approx(longest)
 
 
 def test_user_errors_are_one_line_and_exit_code_2(
