@@ -26,6 +26,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from models.checkpoint import load_part, load_weights, save_part
+from models.meta import without_weights
 
 MIN_STD = 1e-4
 SNAKE_EPSILON = 1e-9
@@ -310,7 +311,7 @@ class VAE(nn.Module):
             ValueError: the weights do not fit the configuration.
         """
         config, state = load_part(folder, "vae")
-        with torch.device("meta"):
+        with without_weights():
             vae = cls(VAEConfig(**config))
         load_weights(vae, state, folder)
         return vae.eval().requires_grad_(False)

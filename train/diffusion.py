@@ -150,12 +150,12 @@ class DiffusionTraining(LightningModule):
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         conditioning = self._condition(batch, self.model.conditioner, generator, latents.shape[-1])
         t = levels.t.to(latents)
+        shown = levels.present.to(latents.device)
+        frame_mask = shown if frame_mask is None else frame_mask & shown
         prediction = self.model.unet(
             add_noise(latents, noise, t), t, conditioning.context, conditioning.context_mask, frame_mask
         )
-        counted = levels.loss_mask.to(latents.device)
-        if frame_mask is not None:
-            counted = counted & frame_mask
+        counted = levels.loss_mask.to(latents.device) & frame_mask
         with torch.autocast(self.device.type, enabled=False):
             error = (prediction.float() - velocity(latents, noise, t)).square().mean(dim=1)  # (batch, frames)
             loss = (error * counted).sum() / counted.sum().clamp_min(1)
