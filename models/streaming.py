@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vae import MIN_STD, VAE, Posterior, ResidualUnit, Snake
+from models.vae import VAE, Posterior, ResidualUnit, Snake
 
 
 class LayerStream(ABC):
@@ -228,9 +228,7 @@ class StreamingEncoder:
         return self._posterior(self._layers.push(pad(self._empty, missing), last=True))
 
     def _posterior(self, parameters: Tensor) -> Posterior:
-        mean, scale = parameters.chunk(2, dim=1)  # (batch, latent_channels, frames) each
-        std = F.softplus(scale) + MIN_STD
-        return Posterior((mean - self.vae.latent_mean) / self.vae.latent_std, std / self.vae.latent_std)
+        return self.vae.normalise(self.vae.raw_posterior_of(parameters))
 
 
 def pad(x: Tensor, length: int) -> Tensor:

@@ -240,12 +240,19 @@ class VAE(nn.Module):
                 f"audio must be (batch, {self.config.audio_channels}, samples), got shape {tuple(audio.shape)}"
             )
         audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
-        mean, scale = self.encoder(audio).chunk(2, dim=1)  # (batch, latent_channels, frames) each
+        return self.raw_posterior_of(self.encoder(audio))
+
+    def raw_posterior_of(self, encoded: Tensor) -> Posterior:
+        """Posterior that the encoder's output (batch, 2 latent_channels, frames) stands for, not normalised."""
+        mean, scale = encoded.chunk(2, dim=1)  # (batch, latent_channels, frames) each
         return Posterior(mean, F.softplus(scale) + MIN_STD)
 
     def posterior(self, audio: Tensor) -> Posterior:
         """Posterior over normalised latents: (batch, channels, samples) -> Posterior."""
-        raw = self.raw_posterior(audio)
+        return self.normalise(self.raw_posterior(audio))
+
+    def normalise(self, raw: Posterior) -> Posterior:
+        """Posterior over normalised latents from one over raw latents."""
         return Posterior((raw.mean - self.latent_mean) / self.latent_std, raw.std / self.latent_std)
 
     def encode(self, audio: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:

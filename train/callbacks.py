@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio_writer import AudioWriter
+from data.audio_writer import write_audio
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,7 @@ class Demos(Callback):
         for name, audio in cast(TrainingModule, pl_module).demo().items():
             audio = audio.detach().float().cpu().clamp(-1, 1)
             figure = spectrogram_figure(audio, self.sample_rate, name)
-            with AudioWriter(folder / f"{name}.wav", self.sample_rate) as writer:
-                writer.write(audio)
+            write_audio(folder / f"{name}.wav", audio, self.sample_rate)
             figure.savefig(folder / f"{name}.png")
             for log in trainer.loggers:
                 if isinstance(log, TensorBoardLogger):

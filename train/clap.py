@@ -13,7 +13,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from tokenizers import Tokenizer
@@ -25,7 +24,7 @@ from models.clap import MAX_LOGIT_SCALE, Clap, ClapConfig
 from train.callbacks import Export
 from train.contrastive import caption_ids, contrastive_loss, recalls
 from train.tokenizer import prepare_tokenizer
-from train.trainer import TrainerConfig, fit, seed_run
+from train.trainer import TrainerConfig, fit, seed_run, step_generator
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class ClapTraining(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout and crops: the same after a resume
-            torch.manual_seed(_mix(self.seed, self.global_rank, self.num_batches))
+            torch.manual_seed(step_generator(self.seed, self.global_rank, self.num_batches).initial_seed())
             audio, text = self._embed(batch, random_crop=True)
         self.num_batches += 1
         ids = caption_ids(batch["prompt"], self.device)
@@ -149,10 +148,6 @@ class ClapTraining(LightningModule):
             start = int(torch.randint(excess + 1, ()))
             audio, num_samples = audio[..., start : audio.shape[-1] - excess + start], num_samples - start
         return self.clap.embed_audio(audio, num_samples), self.clap.embed_text(batch["prompt"])
-
-
-def _mix(*key: int) -> int:
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def main(
