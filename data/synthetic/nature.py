@@ -58,7 +58,7 @@ def render_waves(layer: Layer, rng: np.random.Generator) -> np.ndarray:
     for time in times:
         start, skip = max(0, samples(time)), max(0, -samples(time))
         for curve, shape in zip(curves, (swell, wash), strict=True):
-            piece = shape[skip : skip + n - start]
+            piece = shape[skip : skip + max(0, n - start)]  # jitter may move the last wave past the end
             curve[start : start + len(piece)] += piece * rng.uniform(0.85, 1.0)
     low = noise(rng, 2, n, ((30, -12), (120, 0), (500, -6), (2000, -24), (8000, -50)))
     high = noise(rng, 2, n, ((200, -30), (900, -6), (3000, 0), (9000, -6), (18000, -20)))
