@@ -1,0 +1,98 @@
+"""Ordinary sampling that begins from the user's own sound: variation of a clip, and inpainting of a span of it.
+
+Variation adds noise up to the noise time `strength` and denoises from there (Meng et al. 2022, SDEdit). Inpainting does
+that inside a span and shows the network the frames around it as they are, at t = 0: a noise level per frame is what the
+network was trained on. Outside of the span the sound itself is kept, sample for sample.
+
+    audio (2, samples); latents (1, channels, frames)
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.audio import SAMPLE_RATE
+from infer.samplers import Denoiser
+from models.diffusion import add_noise
+from models.vae import VAE
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A sound to start from, which of its frames change, and how far they are noised first."""
+
+    audio: Tensor
+    """(2, samples)."""
+    latents: Tensor
+    """(1, channels, frames), the encoded audio."""
+    span: tuple[int, int]
+    """First changed frame, and the first one after them that is kept."""
+    strength: float
+    """Noise time that sampling starts at, above 0 (nothing changes) to 1 (nothing remains)."""
+
+    @property
+    def changed(self) -> Tensor:
+        """Which frames change, (frames,) bool."""
+        frames = torch.arange(self.latents.shape[-1], device=self.latents.device)
+        return (frames >= self.span[0]) & (frames < self.span[1])
+
+    def noised(self, noise: Tensor) -> Tensor:
+        """Return what sampling starts from, given unit noise (batch, channels, frames)."""
+        t = torch.full(noise.shape[::2], self.strength, device=noise.device)  # (batch, frames)
+        return add_noise(self.latents.expand_as(noise), noise, t)
+
+    def kept(self, latents: Tensor) -> Tensor:
+        """Put the frames that do not change back into latents (batch, channels, frames)."""
+        return torch.where(self.changed, latents, self.latents)
+
+    def wrap(self, denoiser: Denoiser) -> Denoiser:
+        """Show a denoiser the frames that do not change clean and at t = 0, whatever the sampler makes of them."""
+        return lambda x, t: denoiser(self.kept(x), torch.where(self.changed, t, 0.0))
+
+    def mixed(self, audio: Tensor, hop_length: int) -> Tensor:
+        """Put the sound itself back where it does not change; audio (batch, 2, samples).
+
+        At each border with kept sound the first frame inside the span fades from one to the other.
+        """
+        first, last = self.span
+        sample = torch.arange(audio.shape[-1])
+        weight = torch.ones(audio.shape[-1])
+        if first > 0:
+            weight = ((sample - first * hop_length) / hop_length).clamp(0, 1)
+        if last < self.latents.shape[-1]:
+            weight = torch.minimum(weight, ((last * hop_length - sample) / hop_length).clamp(0, 1))
+        original = F.pad(self.audio, (0, audio.shape[-1] - self.audio.shape[-1]))
+        return torch.where(weight > 0, weight * audio + (1 - weight) * original, original)
+
+
+@torch.no_grad()
+def make_edit(
+    vae: VAE, audio: Tensor, seconds: float, inpaint: tuple[float, float] | None = None, strength: float | None = None
+) -> Edit:
+    """Encode the first `seconds` of audio (2, samples) as a clip to start from; what it lacks is silence.
+
+    Args:
+        inpaint: start and end (s) of the span that is made anew; None: everything changes.
+        strength: noise time to start at; None: 1 inside a span, 0.7 for a variation.
+
+    Raises:
+        ValueError: the span is not inside the clip, or strength is not in (0, 1].
+    """
+    strength = (0.7 if inpaint is None else 1.0) if strength is None else strength
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must lie above 0 (no change) and at most at 1 (all new), got {strength:g}")
+    num_samples = max(1, round(seconds * SAMPLE_RATE))
+    audio = F.pad(audio[:, :num_samples], (0, max(0, num_samples - audio.shape[-1])))
+    num_frames = math.ceil(num_samples / vae.hop_length)
+    span = (0, num_frames)
+    if inpaint is not None:
+        start, end = inpaint
+        if not 0 <= start < end <= seconds + 1e-6:
+            raise ValueError(f"inpaint must be a start and an end within the {seconds:g} s, got {start:g} and {end:g}")
+        frames_per_second = SAMPLE_RATE / vae.hop_length
+        span = (math.floor(start * frames_per_second), min(num_frames, math.ceil(end * frames_per_second)))
+    device = next(vae.parameters()).device
+    return Edit(audio, vae.encode(audio.unsqueeze(0).to(device)), span, strength)
