@@ -24,7 +24,7 @@ from data.latent_source import INDEX_NAME, LatentIndex
 from data.shards import ShardWriter
 from models.device import resolve_device
 from models.streaming import StreamingEncoder
-from models.vae import VAE
+from models.vae import VAE, Posterior
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,12 @@ def _unchanged(clip: Any) -> Any:
     return clip
 
 
+def read_clips(source: ClipSet, numbers: list[tuple[str, int]], num_workers: int) -> Iterator[WholeClip | str | None]:
+    """Read clips ahead in other processes: (split, index) -> clip, an error's message, or None for one left out."""
+    loader = DataLoader(_Clips(source, numbers), batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
+    return iter(loader)
+
+
 def _pieces(audio: np.ndarray | Path, length: int) -> Iterator[np.ndarray]:
     """Yield the audio of a clip in pieces (2, samples)."""
     if isinstance(audio, np.ndarray):
@@ -69,8 +75,8 @@ def _pieces(audio: np.ndarray | Path, length: int) -> Iterator[np.ndarray]:
 
 
 @torch.inference_mode()
-def encode_clip(vae: VAE, audio: np.ndarray | Path, piece_samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and std of a clip's posterior, each (frames, channels) float16, at bounded memory.
+def stream_posteriors(vae: VAE, audio: np.ndarray | Path, piece_samples: int | None = None) -> Iterator[Posterior]:
+    """Yield a clip's posterior piece by piece at bounded memory, (1, channels, frames >= 0) each.
 
     Args:
         audio: (2, samples) float32 at 44,100 Hz, or a file.
@@ -79,10 +85,14 @@ def encode_clip(vae: VAE, audio: np.ndarray | Path, piece_samples: int | None = 
     device = vae.latent_mean.device
     length = piece_samples or (_CPU_PIECE_SAMPLES if device.type == "cpu" else _ACCELERATOR_PIECE_SAMPLES)
     encoder = StreamingEncoder(vae)
-    parts = [
-        encoder.push(torch.from_numpy(np.ascontiguousarray(piece))[None].to(device)) for piece in _pieces(audio, length)
-    ]
-    parts.append(encoder.finish())
+    for piece in _pieces(audio, length):
+        yield encoder.push(vae.from_stereo(torch.from_numpy(np.ascontiguousarray(piece)))[None].to(device))
+    yield encoder.finish()
+
+
+def encode_clip(vae: VAE, audio: np.ndarray | Path, piece_samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and std of a clip's posterior, each (frames, channels) float16; arguments as `stream_posteriors`."""
+    parts = list(stream_posteriors(vae, audio, piece_samples))
     mean, std = (torch.cat([getattr(part, name)[0] for part in parts], dim=1).T for name in ("mean", "std"))
     return mean.half().cpu().numpy(), std.half().cpu().numpy()
 
@@ -190,7 +200,7 @@ def encode_shards(
     numbers = [(split, clip) for (split, _), clips in contents.items() for clip in clips]
     if len(missing) < len(own):
         logger.info("%d of %d shards are already there", len(own) - len(missing), len(own))
-    loader = iter(DataLoader(_Clips(source, numbers), batch_size=None, num_workers=num_workers, collate_fn=_unchanged))
+    loader = read_clips(source, numbers, num_workers)
     seconds = 0.0
     with tqdm(total=len(numbers), unit="clip", desc=str(out)) as progress:
         for (split, n), clips in contents.items():

@@ -120,6 +120,26 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str | Path)
     module.load_state_dict(state, assign=True)
 
 
+def replace_tensors(folder: str | Path, name: str, values: dict[str, Tensor]) -> None:
+    """Write new values of some tensors of a part; the others, and the number formats, stay as they are.
+
+    Each weight file is replaced whole or not at all.
+
+    Raises:
+        ValueError: the part has no tensor of that name.
+    """
+    missing = set(values)
+    for file in _part_files(Path(folder), name):
+        state = load_file(file)
+        found = missing & state.keys()
+        if found:
+            state |= {key: values[key].to(state[key].dtype).view_as(state[key]).contiguous() for key in found}
+            _replace_atomically(file, lambda temporary, state=state: save_file(state, temporary))
+            missing -= found
+    if missing:
+        raise ValueError(f"part {name!r} of {folder} has no {', '.join(sorted(missing))}")
+
+
 def _split_into_shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     shards: list[dict[str, Tensor]] = [{}]
     size = 0

@@ -230,6 +230,10 @@ class VAE(nn.Module):
         """Latent frames that hold `num_samples` samples; the last frame may be partly padding."""
         return -(-num_samples // self.hop_length)
 
+    def from_stereo(self, audio: Tensor) -> Tensor:
+        """Stereo audio (..., 2, samples) as the model takes it: folded to one channel for a mono model."""
+        return audio.mean(dim=-2, keepdim=True) if self.config.audio_channels == 1 else audio
+
     def raw_posterior(self, audio: Tensor) -> Posterior:
         """Encode without normalisation, as the training losses need it: (batch, channels, samples) -> Posterior.
 

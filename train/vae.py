@@ -8,6 +8,8 @@ Source: Evans et al. 2024 (arXiv 2402.04825), section 3.1 and appendix.
 """
 
 import logging
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,10 +19,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from data.audio import SAMPLE_RATE
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig
+from data.latent_statistics import describe_drift, latent_moments, raw_statistics
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.vae import VAE, Posterior, VAEConfig
+from train.bad_steps import BadSteps
 from train.callbacks import Demos, Export
 from train.ema import ema_of
 from train.losses import (
@@ -36,9 +41,11 @@ from train.trainer import TrainerConfig, fit, seed_run, step_generator
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/vae.yaml"
-MAX_BAD_STEPS = 20
-NUM_STATISTICS_BATCHES = 64
 NUM_DEMOS = 4
+MAX_MEAN_DRIFT = 0.5
+"""Most that a channel's mean of another data set's latents may be off (std) before a warning."""
+MAX_STD_DRIFT = 1.5
+"""Most that a channel's std may be off, as a factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,28 +91,35 @@ class VAETraining(LightningModule):
 
     def __init__(
         self,
-        model: VAEConfig,
+        vae: VAE,
         discriminator: DiscriminatorConfig,
         loss: VAELossConfig,
         optimiser: VAEOptimiserConfig,
         seed: int,
+        keep_encoder: bool = False,
     ) -> None:
+        """Train a VAE.
+
+        Args:
+            keep_encoder: the VAE comes trained; its encoder and its latents' statistics stay as they are.
+        """
         super().__init__()
         self.automatic_optimization = False
-        self.vae = VAE(model).add_weight_norm()
+        self.vae = vae.add_weight_norm()
         self.discriminator = Discriminator(discriminator)
-        self.spectral_loss = SpectralLoss(loss.spectral, model.sample_rate, model.audio_channels)
+        self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
         self.vae_ema = ema_of(self.vae, optimiser.ema_decay)
         self.loss = loss
         self.optimiser = optimiser
         self.seed = seed
+        self.keep_encoder = keep_encoder
         self.completed_steps = 0
-        self.num_bad_steps = 0
+        self.bad_steps = BadSteps()
 
     @property
     def encoder_frozen(self) -> bool:
         """Whether the second stage has begun."""
-        return self.completed_steps >= self.optimiser.joint_steps
+        return self.keep_encoder or self.completed_steps >= self.optimiser.joint_steps
 
     @property
     def adversarial(self) -> bool:
@@ -119,20 +133,26 @@ class VAETraining(LightningModule):
             torch.optim.AdamW(self.discriminator.parameters(), **settings),
         ]
 
+    def on_train_start(self) -> None:
+        if self.keep_encoder and self.completed_steps == 0 and self.trainer.is_global_zero:
+            self._compare_latents()
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         optimisers = cast(list[LightningOptimizer], self.optimizers())
         self._set_learning_rate(optimisers)
-        audio = batch["audio"]
+        audio = self.vae.from_stereo(batch["audio"])
         reconstruction, posterior = self._reconstruct(audio)
         with torch.autocast(self.device.type, enabled=False):
             if self.adversarial:
                 self._discriminator_step(optimisers[1], audio, reconstruction.detach().float())
             self._generator_step(optimisers[0], audio, reconstruction.float(), posterior)
+        self.log("train/bad_steps", float(self.bad_steps.total), batch_size=1)
+        self.bad_steps.end_step(self.completed_steps)
         self.completed_steps += 1
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        audio = batch["audio"]
         vae = cast(VAE, self.vae_ema.module)
+        audio = vae.from_stereo(batch["audio"])
         posterior = vae.raw_posterior(audio)
         reconstruction = vae.decoder(posterior.mean)[..., : audio.shape[-1]].float()
         with torch.autocast(self.device.type, enabled=False):
@@ -143,26 +163,49 @@ class VAETraining(LightningModule):
 
     def demo(self) -> dict[str, Tensor]:
         """Pairs of validation audio and its reconstruction."""
-        batch = next(iter(self.trainer.datamodule.val_dataloader()))  # pyright: ignore[reportAttributeAccessIssue]
-        audio = batch["audio"][:NUM_DEMOS].to(self.device)
+        audio = next(self._validation_audio())[:NUM_DEMOS]
         with torch.no_grad():
             vae = cast(VAE, self.vae_ema.module)
             reconstruction = vae.decoder(vae.raw_posterior(audio).mean)[..., : audio.shape[-1]]
-        return {f"{i}": torch.cat((a, r), dim=-1) for i, (a, r) in enumerate(zip(audio, reconstruction, strict=True))}
+        pairs = zip(audio.expand(-1, 2, -1), reconstruction.expand(-1, 2, -1), strict=True)
+        return {f"{i}": torch.cat(pair, dim=-1) for i, pair in enumerate(pairs)}
 
     def export(self, folder: Path) -> None:
         """Write the EMA autoencoder with its latent statistics, weight-norm folded."""
         vae = cast(VAE, self.vae_ema.module).folded()
-        batches = self.trainer.datamodule.val_dataloader()  # pyright: ignore[reportAttributeAccessIssue]
-        mean, std = latent_statistics(vae, (batch["audio"].to(self.device) for batch in batches))
-        vae.set_latent_statistics(mean, std)
+        if not self.keep_encoder:
+            mean, std = raw_statistics(vae, *latent_moments(vae, self._validation_audio()))
+            vae.set_latent_statistics(mean, std)
         vae.save(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["completed_steps"] = self.completed_steps
+        checkpoint["keep_encoder"] = self.keep_encoder
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("keep_encoder", False) != self.keep_encoder:
+            raise ValueError(
+                "the checkpoint was trained with --init_from and this run is not, or the other way round: "
+                "give the same --init_from and --train_encoder to go on"
+            )
         self.completed_steps = checkpoint["completed_steps"]
+
+    def _validation_audio(self) -> Iterator[Tensor]:
+        """Batches of validation audio (batch, audio_channels, samples)."""
+        batches = self.trainer.datamodule.val_dataloader()  # pyright: ignore[reportAttributeAccessIssue]
+        return (self.vae.from_stereo(batch["audio"].to(self.device)) for batch in batches)
+
+    def _compare_latents(self) -> None:
+        """Warn when this data's latents are not distributed as those that the statistics were measured on."""
+        mean, std = latent_moments(self.vae, self._validation_audio())
+        if mean.abs().max() > MAX_MEAN_DRIFT or std.log().abs().max() > math.log(MAX_STD_DRIFT):
+            logger.warning(
+                "this data's latents are off the checkpoint's statistics by more than %g std or a factor of %g (%s); "
+                "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
+                MAX_MEAN_DRIFT,
+                MAX_STD_DRIFT,
+                describe_drift(mean, std),
+            )
 
     def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior]:
         with torch.set_grad_enabled(not self.encoder_frozen):
@@ -173,7 +216,7 @@ class VAETraining(LightningModule):
     def _reconstruction_terms(self, audio: Tensor, reconstruction: Tensor, posterior: Posterior) -> dict[str, Tensor]:
         return self.spectral_loss(reconstruction, audio) | {
             "waveform": waveform_loss(reconstruction, audio),
-            "kl": posterior.kl(),
+            "kl": Posterior(posterior.mean.float(), posterior.std.float()).kl(),
         }
 
     def _generator_step(
@@ -189,7 +232,9 @@ class VAETraining(LightningModule):
                 "adv/generator": generator_loss(fake),
                 "adv/feature_matching": feature_matching_loss(real_features, fake_features),
             }
-        total = sum(self._weight(name) * value for name, value in terms.items())
+        weights = {name: self._weight(name) for name in terms}
+        total = sum(weights[name] * value for name, value in terms.items())
+        self.log_dict({f"weight/{name}": weight for name, weight in weights.items()}, batch_size=1)
         self._optimise(optimiser, cast(Tensor, total), self.vae, "generator", terms)
         self.discriminator.requires_grad_(True)
         self.vae_ema.update_parameters(self.vae)
@@ -213,29 +258,19 @@ class VAETraining(LightningModule):
     def _optimise(
         self, optimiser: LightningOptimizer, loss: Tensor, network: nn.Module, name: str, terms: dict[str, Tensor]
     ) -> None:
-        """One clipped step; a step whose gradient is not finite is skipped and counted."""
+        """One clipped step; a step whose loss or gradient is not finite is skipped and counted."""
         optimiser.zero_grad()
-        self.manual_backward(loss)
+        # A loss that is not finite makes every gradient so, on all ranks once they are averaged: all of them skip.
+        self.manual_backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan))
         norm = nn.utils.clip_grad_norm_(network.parameters(), self.optimiser.gradient_clip)
         if torch.isfinite(norm):
             optimiser.step()
-            self.num_bad_steps = 0
         else:
-            self._count_bad_step(name, terms)
+            self.bad_steps.add(name, terms)
         logs = {f"train/{key}": value.detach() for key, value in terms.items()} | {f"train/{name}_gradient": norm}
         self.log_dict(logs, batch_size=1)
         if name == "generator":
             self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=1)
-
-    def _count_bad_step(self, name: str, terms: dict[str, Tensor]) -> None:
-        self.num_bad_steps += 1
-        values = ", ".join(f"{key} {value.item():.3g}" for key, value in terms.items())
-        logger.warning("step %d: %s gradient is not finite, step skipped (%s)", self.completed_steps, name, values)
-        if self.num_bad_steps >= MAX_BAD_STEPS:
-            raise ValueError(
-                f"{MAX_BAD_STEPS} steps in a row without a finite gradient, at step {self.completed_steps} ({values}): "
-                "lower optimiser.learning_rate to a tenth, or look for damaged audio; the last checkpoint is whole"
-            )
 
     def _set_learning_rate(self, optimisers: list[LightningOptimizer]) -> None:
         step = self.completed_steps
@@ -244,24 +279,22 @@ class VAETraining(LightningModule):
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
+        self.log("train/learning_rate", rate, batch_size=1)
 
 
-@torch.no_grad()
-def latent_statistics(vae: VAE, batches: Any, max_batches: int = NUM_STATISTICS_BATCHES) -> tuple[Tensor, Tensor]:
-    """Mean and std per channel of raw posterior samples over batches of audio, each (latent_channels,), float32."""
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for index, audio in enumerate(batches):
-        if index >= max_batches:
-            break
-        posterior = vae.raw_posterior(audio)
-        mean, variance = posterior.mean.double().cpu(), posterior.std.double().cpu().square()
-        total = total + mean.sum(dim=(0, 2))
-        squares = squares + (mean.square() + variance).sum(dim=(0, 2))
-        count += mean.shape[0] * mean.shape[2]
-    if count == 0:
-        raise ValueError("no audio to measure the latents' statistics on")
-    mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+def check_settings(model: VAEConfig, discriminator: DiscriminatorConfig, data: DataConfig, trainer: TrainerConfig):
+    """Refuse settings that do not go together, before anything long begins."""
+    if discriminator.audio_channels != model.audio_channels or model.audio_channels not in (1, 2):
+        raise ValueError(
+            "model.audio_channels and discriminator.audio_channels must both be 1 or both 2, "
+            f"got {model.audio_channels} and {discriminator.audio_channels}"
+        )
+    if model.sample_rate != SAMPLE_RATE:
+        raise ValueError(f"model.sample_rate must be the data's {SAMPLE_RATE}, got {model.sample_rate}")
+    if data.num_validation < 1:
+        raise ValueError("data.num_validation must be at least 1: the latents' statistics are measured there")
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError("the autoencoder cannot accumulate gradients: raise data.batch_size or trainer.devices")
 
 
 def main(
@@ -272,12 +305,17 @@ def main(
     optimiser: VAEOptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
+    init_from: Path | None = None,
+    train_encoder: bool = False,
     run: Path = Path("runs/vae"),
     seed: int = 0,
     resume: str | None = None,
     compile: bool = False,
 ) -> None:
     """Train the autoencoder, on the procedural corpus or on the audio in `--data.folder`.
+
+    With `--init_from` the decoder alone trains, unless `--train_encoder` is given: the latents and their statistics
+    stay as they are, and U-Nets trained on them go on working.
 
     Args:
         model: the autoencoder's sizes.
@@ -286,19 +324,25 @@ def main(
         optimiser: learning rates and stages.
         data: what is trained on.
         trainer: length, devices, precision.
+        init_from: checkpoint folder of a trained autoencoder to go on from; its sizes replace `model`.
+        train_encoder: with init_from, train the encoder too; latents and statistics then become new ones.
         run: folder for logs, demos, `last.ckpt` and the exported model in `export/`.
         seed: of initial weights, data order and noise.
         resume: "last", or a checkpoint's path.
         compile: compile the networks (slow start, faster steps).
     """
     seed_run(seed)
-    module = VAETraining(model, discriminator, loss, optimiser, seed)
+    vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)
+    check_settings(vae.config, discriminator, data, trainer)
+    module = VAETraining(
+        vae, discriminator, loss, optimiser, seed, keep_encoder=init_from is not None and not train_encoder
+    )
     if compile:
         module.vae.encoder.compile()
         module.vae.decoder.compile()
         module.discriminator.compile()
         module.spectral_loss.compile()
-    callbacks = [Demos(run / "demos", model.sample_rate), Export(run / "export")]
+    callbacks = [Demos(run / "demos", vae.config.sample_rate), Export(run / "export")]
     fit(module, AudioDataModule(data, seed), trainer, run, resume, callbacks)
     logger.info("wrote %s", run / "export")
 
