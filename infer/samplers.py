@@ -53,9 +53,9 @@ class StepCoefficients:
         """Pick the steps in `index`, for example one for each frame."""
         return StepCoefficients(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
-    def last(self, num_frames: int) -> "StepCoefficients":
-        """Keep the last `num_frames` entries."""
-        return StepCoefficients(**{f.name: getattr(self, f.name)[-num_frames:] for f in fields(self)})
+    def span(self, start: int, stop: int) -> "StepCoefficients":
+        """Keep the entries from start to before stop."""
+        return StepCoefficients(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "StepCoefficients":
         """Move to a device; the table is computed in float64 and used in the latents' precision."""

@@ -98,6 +98,15 @@ def skip_grid(num_reference_steps: int, focus: Focus, factor: float) -> Tensor:
     return torch.tensor(kept, dtype=torch.float64).div(num_reference_steps).float()
 
 
+def skip_grid_of(num_steps: int, focus: Focus, factor: float) -> Tensor:
+    """Return the `skip_grid` that has num_steps steps, from the smallest reference grid that gives them."""
+    for num_reference_steps in range(max(3, num_steps), 3 * num_steps + 1):
+        grid = skip_grid(num_reference_steps, focus, factor)
+        if len(grid) == num_steps + 1:
+            return grid
+    raise ValueError(f"no skipped grid has {num_steps} steps with factor {factor:g}, take at least 3 steps or the warp")
+
+
 def queue_levels(
     grid: Tensor, num_chunks: int, chunk_frames: int, context_frames: int = 0, context_t: float = 0.0
 ) -> Tensor:

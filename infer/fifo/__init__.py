@@ -1,5 +1,6 @@
 """Endless generation: the queue (`infer.fifo.queue`) and its command, `python -m infer.fifo`."""
 
-from infer.fifo.queue import Fifo, FifoConfig
+from infer.fifo.config import FifoConfig
+from infer.fifo.queue import Fifo
 
 __all__ = ["Fifo", "FifoConfig"]

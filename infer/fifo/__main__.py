@@ -8,7 +8,8 @@ from typing import Literal
 
 from data.audio import SAMPLE_RATE
 from data.cli import run
-from infer.fifo.queue import ContextMode, Fifo, FifoConfig, Preroll
+from infer.fifo.config import ContextMode, FifoConfig, Preroll
+from infer.fifo.queue import Fifo
 from infer.guidance import GuidanceConfig, check_prompt, prompt_denoiser
 from infer.samplers import Method, make_generators
 from infer.stream import STDOUT, RawFormat, check_output, check_seconds, cut, decode_stream, file_name, open_sink, play

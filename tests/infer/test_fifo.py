@@ -1,13 +1,14 @@
 """The endless queue: levels, equality with ordinary sampling, resuming, context, constant memory."""
 
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from infer.fifo import Fifo, FifoConfig
+from infer.fifo.partition import PartitionedNetwork
 from infer.samplers import Method, draw_noise, make_generators, sample
 from models.diffusion import alpha_sigma
 from models.schedule import Focus, queue_levels, time_grid
@@ -198,8 +199,9 @@ def test_changed_denoiser_starts_at_first_order():
     other = make(SMALL)
     other.load_state_dict(stream.state_dict())
     other._denoised.fill_(1e3)  # a first-order step does not read it
-    stream.change_denoiser(gaussian)
-    other.change_denoiser(gaussian)
+    for changed in (stream, other):
+        changed.denoiser = gaussian
+        changed.forget_history()
     assert torch.allclose(next(stream), next(other), atol=1e-3)
 
 
@@ -207,7 +209,7 @@ def test_memory_does_not_grow():
     stream = make(replace(SMALL, context_noise=0.05))
 
     def held() -> int:
-        return sum(value.nbytes for value in stream.state_dict().values() if isinstance(value, Tensor))
+        return sum(value.nbytes for value in stream.state_dict()["tensors"])
 
     next(stream)
     before, pointers = held(), (stream._window.data_ptr(), stream._denoised.data_ptr())
@@ -232,3 +234,148 @@ def test_bad_configurations_are_refused():
             replace(SMALL, **change)
     with pytest.raises(ValueError, match="adds no noise"):
         replace(SMALL, eta=0.5)
+
+
+def test_an_ending_stream_runs_empty_and_takes_no_noise_beyond_its_end():
+    recorder = ContextRecorder()
+    stream = make(SMALL, recorder)
+    stream.end_after(5)
+    emitted = list(stream)
+    assert len(emitted) == 5
+    # rounds: three to grow in, then one each; the queue holds 3, 3, 3, 2, 1 chunks at the five emissions
+    in_queue = [
+        window.shape[-1] - context for window, context in zip(recorder.windows[5::2], (0, 2, 4, 4, 4), strict=True)
+    ]
+    assert in_queue == [6, 6, 6, 4, 2]
+    whole = list(islice(make(SMALL), 5))
+    assert torch.equal(torch.cat(emitted[:3], -1), torch.cat(whole[:3], -1))
+    with pytest.raises(ValueError, match="cannot end after 2"):
+        stream.end_after(2)
+
+
+def test_a_stream_shorter_than_its_queue():
+    config = replace(SMALL, sampler="ddim", preroll="full")
+    stream = make(config, gaussian)
+    stream.end_after(2)
+    short = torch.cat(list(stream), -1)
+    assert torch.equal(short, torch.cat(list(islice(make(config, gaussian), 2)), -1))
+
+
+def test_sink_frames_stay_and_the_rest_slides():
+    recorder = ContextRecorder()
+    emitted = torch.cat(list(islice(make(replace(SMALL, context=5, sink=2), recorder), 7)), dim=-1)
+    shown = recorder.windows[-1][..., :5]
+    assert torch.equal(shown[..., :2], emitted[..., :2])
+    assert torch.equal(shown[..., 2:], emitted[..., 9:12])
+    with pytest.raises(ValueError, match="at most the 4 frames"):
+        replace(SMALL, sink=5)
+
+
+def test_starting_from_a_clip_noises_it_to_the_queues_levels_and_plays_it():
+    config = replace(SMALL, chunk=400)
+    clip = torch.linspace(-2, 2, CHANNELS * 1200).reshape(1, CHANNELS, 1200)
+    recorder = ContextRecorder()
+    stream = make(config, recorder)
+    stream.start_from(clip)
+    next(stream)
+    x, t = recorder.windows[0], recorder.times[0]
+    assert torch.equal(t, config.grid()[[2, 4, 6]].repeat_interleave(400))
+    alpha, sigma = alpha_sigma(t)
+    noise = (x - alpha * clip) / sigma
+    assert abs(noise.std().item() - 1) < 0.03
+    assert abs(noise.mean().item()) < 0.03
+
+    def knows_the_clip(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (value[:, None] for value in alpha_sigma(t))
+        return (alpha * x - clip[..., : x.shape[-1]]) / sigma
+
+    again = make(replace(config, context=0), knows_the_clip)
+    again.start_from(clip)
+    assert torch.allclose(next(again), clip[..., :400], atol=1e-5)
+    with pytest.raises(ValueError, match="before the first chunk"):
+        again.start_from(clip)
+    with pytest.raises(ValueError, match="must have 1200 frames"):
+        make(config).start_from(clip[..., :100])
+
+
+def test_renoising_brings_context_and_noisy_slots_to_known_levels():
+    config = FifoConfig(context=3000, chunk=1000, num_chunks=4, micro_steps=1)
+    recorder = ContextRecorder()
+    stream = make(config, recorder)
+    for _ in range(4):
+        next(stream)
+    kept = stream.state_dict()["tensors"][0].clone()
+    stream.renoise(0.5)
+    window, denoised, context_t = stream.state_dict()["tensors"]
+    assert (context_t == 0.5).all()
+    alpha, sigma = alpha_sigma(torch.tensor(0.5))
+    assert abs(((window - alpha * kept)[..., :3000] / sigma).std().item() - 1) < 0.05
+    levels = config.grid()[:4].repeat_interleave(1000)  # the front chunk has left at 0
+    clean = levels < 0.5
+    assert torch.equal(window[..., 3000:][..., clean], kept[..., 3000:][..., clean])
+    alpha, sigma = alpha_sigma(levels[~clean])
+    fresh = (window[..., 3000:][..., ~clean] - alpha * denoised[..., ~clean]) / sigma
+    assert abs(fresh.std().item() - 1) < 0.05
+    assert not torch.equal(window[..., 3000:][..., ~clean], kept[..., 3000:][..., ~clean])
+    next(stream)
+    assert recorder.times[-1][:3000].tolist() == [0.5] * 2000 + [0.0] * 1000  # it slides out again
+
+
+@pytest.mark.parametrize("curve", ["warp", "skip"])
+def test_the_queue_passes_its_own_grid(curve):
+    config = replace(SMALL, num_chunks=6, micro_steps=3, focus="last", factor=2.0, curve=curve)
+    denoiser = LocalDenoiser()
+    list(islice(make(config, denoiser), 3))
+    grid = config.grid()
+    assert len(grid) == 19
+    shown = torch.cat(denoiser.times[-3:]).unique()
+    assert torch.equal(shown[shown > 0], grid[1:])
+
+
+def gathered(x: Tensor, t: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
+    """A network that says how many frames it was shown, and where each stands."""
+    del t, context, context_mask
+    return torch.arange(x.shape[-1]).expand_as(x) + 1000 * x.shape[-1]
+
+
+@pytest.mark.parametrize(("lookahead", "expected"), [(False, [0, 1, 2, 3] * 4), (True, [0, 1] + [2, 3] * 7)])
+def test_partitions_cover_the_queue_once(lookahead: bool, expected: list[int]):
+    calls = []
+
+    def network(*arguments) -> Tensor:
+        calls.append(arguments[1][0].tolist())
+        return gathered(*arguments)
+
+    x = torch.zeros(1, CHANNELS, 16)
+    t = torch.arange(16.0)[None]
+    v = PartitionedNetwork(network, 4, lookahead=lookahead)(x, t, torch.zeros(1, 1, 1), None)
+    assert (v[0, 0] % 1000).tolist() == expected
+    assert len(calls) == (7 if lookahead else 4)  # 2 n - 1, and one more with the f/2 frames of context
+    assert calls[1] == ([2, 3, 4, 5] if lookahead else [4, 5, 6, 7])
+
+
+def test_lookahead_predicts_every_queued_frame_behind_cleaner_ones():
+    """With f/2 finished frames in front, 2 n windows, of each the noisier half: the paper's algorithm 3."""
+    windows = []
+
+    def network(x: Tensor, t: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
+        windows.append(t[0])
+        return gathered(x, t, context, context_mask)
+
+    partitioned = PartitionedNetwork(network, 4, lookahead=True)
+    config = FifoConfig(context=2, chunk=1, num_chunks=8, micro_steps=1, sampler="ddim")
+    nothing = torch.zeros(1, 1, 1)
+    stream = make(config, lambda x, t: 0 * partitioned(x, t, nothing, None))
+    list(islice(stream, 4))
+    last = windows[-4:]
+    assert [len(t) for t in last] == [4] * 4
+    assert last[0].tolist()[:2] == [0, 0]
+    for t, following in pairwise(last):
+        assert torch.equal(t[2:], following[:2])
+        assert t.max() - t.min() <= 4 / 8
+
+
+def test_partition_errors():
+    for frames, lookahead in ((0, False), (5, True)):
+        with pytest.raises(ValueError, match=f"got {frames}"):
+            PartitionedNetwork(gathered, frames, lookahead=lookahead)

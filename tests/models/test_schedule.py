@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from models.diffusion import log_snr
-from models.schedule import LOG_SNR_LIMIT, Focus, Thirds, queue_levels, region_borders, skip_grid, time_grid, warp
+from models.schedule import (
+    LOG_SNR_LIMIT,
+    Focus,
+    Thirds,
+    queue_levels,
+    region_borders,
+    skip_grid,
+    skip_grid_of,
+    time_grid,
+    warp,
+)
 
 FOCUSES: list[Focus] = ["initial", "middle", "last"]
 REGION = {"last": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "initial": (2 / 3, 1.0)}
@@ -110,3 +120,16 @@ def test_one_chunk_is_the_ordinary_sampler():
 def test_errors_name_what_is_wrong(call, named: str):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+@pytest.mark.parametrize("focus", FOCUSES)
+@pytest.mark.parametrize("num_steps", [6, 30, 111])
+@pytest.mark.parametrize("factor", [1.0, 2.0, 3.0])
+def test_skip_form_of_a_given_size(focus: Focus, num_steps: int, factor: float):
+    assert len(skip_grid_of(num_steps, focus, factor)) == num_steps + 1
+
+
+def test_papers_skip_form_is_found_from_its_count():
+    assert len(skip_grid_of(111, "last", 3)) == len(skip_grid(200, "last", 3))
+    with pytest.raises(ValueError, match="no skipped grid has 1 steps"):
+        skip_grid_of(1, "last", 3)
