@@ -180,12 +180,16 @@ class Posterior:
     mean: Tensor
     std: Tensor
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents; the noise is drawn on the generator's device (default: the mean's own)."""
+    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+        """Draw latents; the noise comes from one generator, from one for each sample, or from the global one."""
+        shape, dtype, device = self.mean.shape, self.mean.dtype, self.mean.device
         if generator is None:
-            return self.mean + self.std * torch.randn_like(self.mean)
-        noise = torch.randn(self.mean.shape, generator=generator, device=generator.device, dtype=self.mean.dtype)
-        return self.mean + self.std * noise.to(self.mean.device)
+            noise = torch.randn_like(self.mean)
+        elif isinstance(generator, torch.Generator):
+            noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
+        else:
+            noise = torch.stack([torch.randn(shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator])
+        return self.mean + self.std * noise.to(device)
 
     def kl(self) -> Tensor:
         """Divergence from N(0, 1): summed over channels, mean over batch and time, without the factor 1/2."""

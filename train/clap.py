@@ -94,7 +94,7 @@ class ClapTraining(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout and crops: the same after a resume
-            torch.manual_seed(step_generator(self.seed, self.global_rank, self.num_batches).initial_seed())
+            torch.manual_seed(step_generator(self.seed, self.num_batches, 1 + self.global_rank).initial_seed())
             audio, text = self._embed(batch, random_crop=True)
         self.num_batches += 1
         ids = caption_ids(batch["prompt"], self.device)

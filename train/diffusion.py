@@ -12,6 +12,7 @@ Source: Evans et al. 2024 (arXiv 2402.04825), section 3.4; Salimans & Ho 2022 (v
 import copy
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
+from infer.samplers import draw_noise
 from models.diffusion import add_noise, velocity
 from models.text_encoder import TextEncoder
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio, TextToAudioConfig
@@ -33,7 +35,7 @@ from train.callbacks import Demos, Export
 from train.ema import ema_of
 from train.gap import level_losses
 from train.noise_levels import NoiseLevelConfig, sample_noise_levels
-from train.trainer import TrainerConfig, fit, seed_run, step_generator
+from train.trainer import TrainerConfig, fit, seed_run, step_generator, step_generators
 
 logger = logging.getLogger(__name__)
 
@@ -136,19 +138,21 @@ class DiffusionTraining(LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        generator = step_generator(self.seed, self.global_rank, self.num_batches)
+        generators = step_generators(self.seed, self.num_batches, len(batch["prompt"]), self.global_rank)
+        shared = step_generator(self.seed, self.num_batches)
         self.num_batches += 1
-        latents, frame_mask = self._latents(batch, generator)
+        latents, frame_mask = self._latents(batch, generators)
         finishing = self.num_steps - self.completed_steps <= self.optimiser.finish_steps
         levels = sample_noise_levels(
-            *(len(latents), latents.shape[-1]),
-            generator,
+            latents.shape[-1],
+            shared,
+            generators,
             self.noise.finish if finishing else self.noise.mixture,
             rank=self.global_rank,
             num_ranks=self.trainer.world_size,
         )
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        conditioning = self._condition(batch, self.model.conditioner, generator, latents.shape[-1])
+        noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
+        conditioning = self._condition(batch, self.model.conditioner, generators, latents.shape[-1])
         t = levels.t.to(latents)
         shown = levels.present.to(latents.device)
         frame_mask = shown if frame_mask is None else frame_mask & shown
@@ -158,7 +162,9 @@ class DiffusionTraining(LightningModule):
         counted = levels.loss_mask.to(latents.device) & frame_mask
         with torch.autocast(self.device.type, enabled=False):
             error = (prediction.float() - velocity(latents, noise, t)).square().mean(dim=1)  # (batch, frames)
-            loss = (error * counted).sum() / counted.sum().clamp_min(1)
+            # The mean over the frames of all ranks, whatever share of them this rank has.
+            num_counted = self.trainer.strategy.reduce(counted.sum().float(), reduce_op="mean")
+            loss = (error * counted).sum() / cast(Tensor, num_counted).clamp_min(1)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(latents))
         self.log("train/loss", loss.detach(), batch_size=len(latents))
         return loss
@@ -174,9 +180,9 @@ class DiffusionTraining(LightningModule):
         self.conditioner_ema.update_parameters(self.model.conditioner)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        generator = step_generator(VALIDATION_SEED, self.global_rank, batch_idx)
-        latents, frame_mask = self._latents(batch, generator)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        generators = step_generators(VALIDATION_SEED, batch_idx, len(batch["prompt"]), self.global_rank)
+        latents, frame_mask = self._latents(batch, generators)
+        noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
         conditioning = self._condition(batch, cast(Conditioner, self.conditioner_ema.module))
         unet = cast(UNet, self.unet_ema.module)
         losses = level_losses(
@@ -222,12 +228,12 @@ class DiffusionTraining(LightningModule):
         return model
 
     @torch.no_grad()
-    def _latents(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _latents(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor | None]:
         """Latents of a batch and which of their frames are real; audio is encoded here."""
         if "latents" in batch:
             latents, frame_mask = batch["latents"], batch["frame_mask"]
         else:
-            latents = self.model.vae.encode(batch["audio"], sample=True, generator=generator)
+            latents = self.model.vae.posterior(batch["audio"]).sample(generators)
             frames = torch.arange(latents.shape[-1], device=latents.device) * self.model.vae.hop_length
             frame_mask = frames < batch["num_samples"][:, None]
         return latents.float(), None if self.optimiser.padding_in_loss else frame_mask
@@ -236,18 +242,18 @@ class DiffusionTraining(LightningModule):
         self,
         batch: dict[str, Any],
         conditioner: Conditioner,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
         num_frames: int = 0,
     ) -> Conditioning:
-        """Text and timing of a batch; with a generator (training) some of it is dropped."""
+        """Text and timing of a batch; with generators (training) some of it is dropped."""
         text_embeddings, text_mask = self.model.text_encoder.encode(batch["prompt"])
         longest = conditioner.timing.config.max_seconds
         start, total = (  # what the tables do not hold is unknown
             torch.where(batch[key] > longest, torch.nan, batch[key]) for key in ("seconds_start", "seconds_total")
         )
-        if generator is None:
+        if not generators:
             return conditioner(text_embeddings, text_mask, start, total)
-        draws = torch.rand(2, len(start), generator=generator).to(self.device)
+        draws = torch.stack([torch.rand(2, generator=generator) for generator in generators], dim=1).to(self.device)
         window = num_frames * self.model.vae.hop_length / self.model.vae.config.sample_rate
         inside = (start >= 1) & (start + window <= total - 1)
         unknown = inside & (draws[0] < self.optimiser.timing_dropout)

@@ -14,6 +14,7 @@ Tensors: t (batch, frames); loss_mask and present (batch, frames) bool.
 Source: Ruhe et al. 2024 (Rolling Diffusion), Chen et al. 2024 (Diffusion Forcing).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,26 +88,35 @@ class NoiseLevels(NamedTuple):
 
 
 def sample_noise_levels(
-    batch: int,
     frames: int,
-    generator: Generator,
+    shared: Generator,
+    generators: Sequence[Generator],
     config: NoiseLevelConfig,
     *,
     rank: int = 0,
     num_ranks: int = 1,
 ) -> NoiseLevels:
-    """Draw the noise times of one training batch, on the generator's device, which should be the CPU.
+    """Draw the noise times of one rank's share of a training batch, on the CPU.
+
+    Kinds, and the strata of the uniform t, are spread over the global batch: they are the same whatever number of
+    processes it is divided among.
 
     Args:
-        rank, num_ranks: this process among those that share the step; each takes its own strata of the uniform t.
+        shared: draws what concerns the global batch; in the same state on every rank.
+        generators: one for each sample of this rank.
+        rank, num_ranks: this process among those that share the step.
     """
-    kind = _sample_kinds(batch, config, generator)
-    t = torch.empty(batch, frames)
+    batch = len(generators)
+    kind = _sample_kinds(batch * num_ranks, config, shared)
+    is_uniform = kind == KINDS.index("uniform")
+    uniform_t = torch.zeros(len(kind))
+    uniform_t[is_uniform] = _stratified(int(is_uniform.sum()), shared)
+    mine = slice(rank * batch, (rank + 1) * batch)
+    kind, uniform_t = kind[mine], uniform_t[mine]
+    t = uniform_t[:, None].repeat(1, frames)
     loss_mask = torch.ones(batch, frames, dtype=torch.bool)
     present = torch.ones(batch, frames, dtype=torch.bool)
-    uniform = (kind == KINDS.index("uniform")).nonzero()[:, 0]
-    t[uniform] = _stratified(len(uniform), generator, rank, num_ranks)[:, None]
-    for index in range(batch):
+    for index, generator in enumerate(generators):
         name = KINDS[int(kind[index])]
         if name == "independent":
             t[index] = _independent_levels(frames, config, generator)
@@ -189,11 +199,10 @@ def _sample_kinds(batch: int, config: NoiseLevelConfig, generator: Generator) ->
     return torch.where(shares[kind] > 0, kind, shares.argmax())  # where rounding put a draw on an empty share
 
 
-def _stratified(count: int, generator: Generator, rank: int, num_ranks: int) -> Tensor:
-    """Draw count times in [0, 1), one in each of this rank's strata, in random order."""
+def _stratified(count: int, generator: Generator) -> Tensor:
+    """Draw count times in [0, 1), one in each of as many strata, in random order."""
     stratum = torch.randperm(count, generator=generator)
-    within = (rank + torch.rand(count, generator=generator)) / num_ranks
-    return (stratum + within) / max(1, count)
+    return (stratum + torch.rand(count, generator=generator)) / max(1, count)
 
 
 def _uniform(generator: Generator) -> float:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from train.callbacks import RESUME_NAME, ResumeCheckpoint, StepProgressBar, StopAfterSteps
 
@@ -96,6 +97,9 @@ def fit(
             ResumeCheckpoint(folder, config.checkpoint_every_steps),
         ],
     )
+    if isinstance(trainer.strategy, DDPStrategy) and not module.automatic_optimization:
+        # Several losses a step, each for some of the networks: a backward pass reaches a part of the parameters.
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
@@ -105,14 +109,21 @@ def seed_run(seed: int) -> None:
     seed_everything(seed, workers=True, verbose=False)
 
 
-def step_generator(seed: int, rank: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return the noise source of one step on one rank.
+def step_generators(seed: int, step: int, batch: int, rank: int = 0) -> list[torch.Generator]:
+    """Return the noise source of every sample of a rank's batch, each on the CPU.
 
-    It depends on nothing else, so a resumed training draws what an uninterrupted one would have drawn.
+    A source depends on the seed, the step and the sample's number in the global batch and on nothing else: a resumed
+    training draws what an uninterrupted one would have drawn, and two processes draw what one with twice the batch
+    does.
     """
-    mixed = torch.tensor([seed, rank, step], dtype=torch.int64)
+    return [step_generator(seed, step, 1 + rank * batch + index) for index in range(batch)]
+
+
+def step_generator(seed: int, step: int, number: int = 0) -> torch.Generator:
+    """Return a noise source of one step: number 0 is the one that all ranks share."""
+    mixed = torch.tensor([seed, number, step], dtype=torch.int64)
     multipliers = torch.tensor([0x9E3779B97F4A7C1, 0xD6E8FEB86659FD9, 0xA0761D6478BD642], dtype=torch.int64)
-    return torch.Generator(device).manual_seed(int((mixed * multipliers).sum().item()) & 0x7FFF_FFFF_FFFF_FFFF)
+    return torch.Generator().manual_seed(int((mixed * multipliers).sum().item()) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 def _resume_path(folder: Path, resume: str | None) -> str | None:

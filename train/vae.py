@@ -36,7 +36,7 @@ from train.losses import (
     generator_loss,
     waveform_loss,
 )
-from train.trainer import TrainerConfig, fit, seed_run, step_generator
+from train.trainer import TrainerConfig, fit, seed_run, step_generators
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +210,8 @@ class VAETraining(LightningModule):
     def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior]:
         with torch.set_grad_enabled(not self.encoder_frozen):
             posterior = self.vae.raw_posterior(audio)
-        latents = posterior.sample(step_generator(self.seed, self.global_rank, self.completed_steps, self.device))
+        generators = step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
+        latents = posterior.sample(generators)
         return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior
 
     def _reconstruction_terms(self, audio: Tensor, reconstruction: Tensor, posterior: Posterior) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from tests.train.conftest import train
 from train.diffusion import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
 from train.gap import level_losses
 from train.noise_levels import NoiseLevelConfig
+from train.trainer import step_generators
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,8 @@ def batch(num_clips: int, start: float, total: float) -> dict[str, Any]:
 
 def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
     module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5)
-    conditioner, generator = module.model.conditioner, torch.Generator().manual_seed(0)
-    inside = module._condition(batch(2000, 5.0, 30.0), conditioner, generator, num_frames=32)
+    conditioner, generators = module.model.conditioner, step_generators(seed=0, step=0, batch=2000)
+    inside = module._condition(batch(2000, 5.0, 30.0), conditioner, generators, num_frames=32)
     null = module.model.null_condition(1)
     is_null = (inside.context_mask.sum(dim=1) == null.context_mask.sum()) & torch.isclose(
         inside.context[:, 0], null.context[:, 0]
@@ -80,7 +81,7 @@ def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
     unknown = module.model.condition(["rain"], None, None).context[:, -1]
     last = inside.context[:, inside.context_mask.sum(dim=1).max() - 1]
     assert torch.isclose(last, unknown).all(dim=1).float().mean().item() == pytest.approx(0.4, abs=0.04)
-    whole = module._condition(batch(500, 0.0, 30.0), conditioner, generator, num_frames=32)
+    whole = module._condition(batch(500, 0.0, 30.0), conditioner, generators[:500], num_frames=32)
     assert not torch.isclose(whole.context[:, inside.context_mask.sum(dim=1).max() - 1], unknown).all(dim=1).any()
 
 

@@ -12,9 +12,11 @@ FRAMES = 32 + 10 * 16
 
 
 def draw(batch: int = 64, frames: int = FRAMES, seed: int = 0, rank: int = 0, num_ranks: int = 1, **changes: Any):
-    generator = torch.Generator().manual_seed(seed)
+    shared = torch.Generator().manual_seed(seed)
+    first = rank * batch
+    generators = [torch.Generator().manual_seed(10_000 * seed + i + 1) for i in range(first, first + batch)]
     config = NoiseLevelConfig(**changes)
-    return sample_noise_levels(batch, frames, generator, config, rank=rank, num_ranks=num_ranks)
+    return sample_noise_levels(frames, shared, generators, config, rank=rank, num_ranks=num_ranks)
 
 
 def only(kind: str, **changes: Any) -> dict[str, Any]:
@@ -51,9 +53,13 @@ def test_all_uniform_is_one_level_per_clip_and_stratified():
     assert (levels.t[:, 0] * 50).floor().sort().values.tolist() == list(range(50))
 
 
-def test_ranks_share_the_strata():
-    t = torch.cat([draw(batch=8, seed=rank, rank=rank, num_ranks=4, **only("uniform")).t[:, 0] for rank in range(4)])
-    assert (t * 32).floor().sort().values.tolist() == list(range(32))
+def test_ranks_share_the_strata_and_together_draw_what_one_would():
+    whole = draw(batch=32)
+    parts = [draw(batch=8, rank=rank, num_ranks=4) for rank in range(4)]
+    for field in NoiseLevels._fields:
+        assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field)), field
+    uniform = whole.t[whole.kind == KINDS.index("uniform"), 0]
+    assert (uniform * len(uniform)).floor().sort().values.tolist() == list(range(len(uniform)))
 
 
 def test_uniform_t_covers_the_axis_evenly():

@@ -3,17 +3,25 @@
 import pytest
 import torch
 
-from train.trainer import TrainerConfig, step_generator
+from train.trainer import TrainerConfig, step_generator, step_generators
 
 
-def test_noise_is_the_same_for_the_same_step_and_differs_between_steps_ranks_and_seeds():
-    def draw(seed: int, rank: int, step: int) -> torch.Tensor:
-        return torch.rand(4, generator=step_generator(seed, rank, step))
+def test_noise_is_the_same_for_the_same_step_and_differs_between_steps_samples_and_seeds():
+    def draw(seed: int, step: int, number: int) -> torch.Tensor:
+        return torch.rand(4, generator=step_generator(seed, step, number))
 
     assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 1), (0, 2, 0), (0, 0, 2)]
     draws = {tuple(draw(*key).tolist()) for key in keys}
     assert len(draws) == len(keys)
+
+
+def test_noise_does_not_depend_on_the_number_of_processes():
+    def draw(batch: int, rank: int) -> list[float]:
+        return [float(torch.rand((), generator=g)) for g in step_generators(5, 7, batch, rank)]
+
+    assert draw(8, 0) == draw(4, 0) + draw(4, 1) == draw(2, 0) + draw(2, 1) + draw(2, 2) + draw(2, 3)
+    assert len(set(draw(8, 0))) == 8
 
 
 def test_steps_below_one_are_refused():

@@ -1,0 +1,51 @@
+"""Two processes that share the batch train what one process with the whole batch trains."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.conftest import CONFIGS, train, weights
+
+NUM_STEPS = 6
+OPTIONS = {
+    # The adversarial terms begin at step 2 and the encoder is frozen at step 4: every way the gradients are shared.
+    "vae": ["--optimiser.adversarial_start", "2", "--optimiser.joint_steps", "4"],
+    "diffusion": ["--optimiser.finish_steps", "2"],
+}
+TRAINED = {"vae": ("vae.", "discriminator."), "diffusion": ("model.unet.", "model.conditioner.")}
+
+
+def losses(folder: Path, column: str) -> list[float]:
+    with (folder / "csv/version_0/metrics.csv").open() as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+def train_on_two(name: str, folder: Path, *options: str) -> Path:
+    command = [sys.executable, "-m", f"train.{name}", "--config", str(CONFIGS / f"{name}.yaml"), "--run", str(folder)]
+    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, *devices, *options], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", ["vae", "diffusion"])
+def test_two_processes_equal_one(name: str, tmp_path: Path, tiny_parts: list[str]):
+    parts = tiny_parts if name == "diffusion" else []
+    options = ["--trainer.max_steps", str(NUM_STEPS), *OPTIONS[name], *parts]
+    one = train(name, tmp_path / "one", *options, "--data.batch_size", "4", "--trainer.devices", "1")
+    two = train_on_two(name, tmp_path / "two", *options, "--data.batch_size", "2")
+    if name == "diffusion":  # what is logged of a step is the first process's share where terms are not reduced
+        assert len(losses(one, "train/gradient")) == NUM_STEPS
+        assert losses(two, "train/gradient") == pytest.approx(losses(one, "train/gradient"), rel=1e-3)
+    ours, theirs = weights(one), weights(two)
+    initial = weights(train(name, tmp_path / "none", *options, "--trainer.max_steps", "1"))
+    keys = [key for key in ours if key.startswith(TRAINED[name]) and ours[key].is_floating_point()]
+    moved = torch.cat([(ours[key] - initial[key]).flatten() for key in keys])
+    apart = torch.cat([(ours[key] - theirs[key]).flatten() for key in keys])
+    assert float(apart.norm()) < 0.02 * float(moved.norm())
