@@ -19,7 +19,11 @@ import torchaudio
 from auraloss.perceptual import FIRFilter
 from torch import Tensor, nn
 
+from models.spectrum import power_spectrum
+
 LEFT_RIGHT_WEIGHT = 0.5
+BLOCK = 128
+"""Samples that are filtered at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +49,14 @@ class SpectralLossConfig:
 class SpectralLoss(nn.Module):
     """Multi-resolution distances between spectra of sum, difference, left and right."""
 
+    blocks: Tensor
+
     def __init__(self, config: SpectralLossConfig, sample_rate: int, audio_channels: int) -> None:
         super().__init__()
         self.config = config
         self.audio_channels = audio_channels
         self.a_weighting = FIRFilter(filter_type="aw", fs=sample_rate)
+        self.register_buffer("blocks", filter_blocks(self.a_weighting.fir.weight.flatten()), persistent=False)
         for length in config.window_lengths:
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
             if config.mel_bins:
@@ -94,29 +101,20 @@ class SpectralLoss(nn.Module):
 
         A floor inside the logarithm would do that too, but takes the gradient from a prediction that is too quiet.
         """
-        distance = 0.5 * ((power_p + self.config.power_floor).log() - (power_t + self.config.power_floor).log()).abs()
+        distance = 0.5 * ((power_p + self.config.power_floor) / (power_t + self.config.power_floor)).log().abs()
+        if self.config.relative_floor == 0:
+            return distance.mean(dim=(2, 3))
         louder = torch.maximum(power_p.detach(), power_t)
         weight = (louder + self.config.power_floor) / (louder + self.config.power_floor + relative_floor)
         return (weight * distance).mean(dim=(2, 3))
 
     def _power(self, audio: Tensor, length: int) -> Tensor:
-        spectrum = torch.stft(
-            audio.flatten(0, 1),
-            length,
-            hop_length=length // 4,
-            window=getattr(self, f"window_{length}"),
-            normalized=True,
-            return_complex=True,
-        )
-        power = spectrum.real.square() + spectrum.imag.square() + 1e-14  # the square root of 0 has no gradient
-        return power.unflatten(0, audio.shape[:2])
+        power = power_spectrum(audio.flatten(0, 1), getattr(self, f"window_{length}"))
+        return power.add_(1e-14).unflatten(0, audio.shape[:2])  # the square root of 0 has no gradient
 
     def _channels(self, audio: Tensor) -> Tensor:
         """A-weighted (sum, difference, left, right) of stereo audio; mono stays as it is."""
-        batch, _, samples = audio.shape
-        flat = audio.reshape(-1, 1, samples)
-        weighted = torchaudio.functional.fftconvolve(flat, self.a_weighting.fir.weight.flip(-1), mode="same")
-        audio = weighted.reshape(batch, -1, weighted.shape[-1])
+        audio = filter_audio(audio, self.blocks)
         if self.audio_channels != 2:
             return audio
         left, right = audio.unbind(dim=1)
@@ -128,6 +126,21 @@ class SpectralLoss(nn.Module):
             return torch.full((self.audio_channels,), 1 / self.audio_channels, device=device)
         side = 0.5 * LEFT_RIGHT_WEIGHT
         return torch.tensor((0.5, 0.5, side, side), device=device)
+
+
+def filter_blocks(taps: Tensor) -> Tensor:
+    """A filter as a matrix (BLOCK + taps - 1, BLOCK): a block of the filtered signal is inputs @ matrix."""
+    inputs, outputs = torch.arange(BLOCK + len(taps) - 1)[:, None], torch.arange(BLOCK)
+    tap = inputs - outputs
+    return torch.where((tap >= 0) & (tap < len(taps)), taps[tap.clamp(0, len(taps) - 1)], 0.0)
+
+
+def filter_audio(audio: Tensor, blocks: Tensor) -> Tensor:
+    """Filter (batch, channels, samples), centred: a tenth of the time of an FFT or a convolution of one channel."""
+    reach = len(blocks) - BLOCK  # taps - 1
+    samples = audio.shape[-1]
+    padded = F.pad(audio, (reach // 2, reach - reach // 2 + -samples % BLOCK))
+    return (padded.unfold(-1, len(blocks), BLOCK) @ blocks).flatten(2)[..., :samples]
 
 
 def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 3e-2) -> Tensor:
