@@ -18,8 +18,9 @@ from data.audio_writer import WRITER_SUFFIXES, write_audio
 from data.cli import run
 from infer.edit import Edit, make_edit
 from infer.guidance import GuidanceConfig, check_prompt, prompt_denoiser
+from infer.limiter import limit
 from infer.samplers import Method, check_method, draw_noise, make_generators, sample
-from infer.stream import check_output, check_seconds, cut, file_name, soft_limit
+from infer.stream import check_output, check_seconds, cut, file_name
 from models.device import resolve_device
 from models.schedule import time_grid
 from models.text_to_audio import TextToAudio
@@ -70,7 +71,8 @@ def generate(
     else:
         start, levels = edit.noised(noise), edit.strength * levels
         latents = edit.kept(sample(edit.wrap(denoiser), start, levels, sampler, eta, generators, on_step))
-    audio = soft_limit(model.vae.decode(latents)).cpu()  # (batch, 2, samples), up to a frame too long
+    decoded = model.vae.decode(latents).cpu()
+    audio = torch.stack([limit(clip) for clip in decoded])  # (batch, 2, samples), up to a frame too long
     if edit is not None:
         audio = edit.mixed(audio, model.vae.hop_length)
     return torch.stack([torch.cat(list(cut([clip], num_samples)), dim=-1) for clip in audio])

@@ -1,4 +1,4 @@
-"""Latents to sound as they come: streaming decode, a limiter that needs no look-ahead, files, pipes, progress.
+"""Latents to sound as they come: streaming decode, limiter, files, pipes, callbacks, progress, interruption.
 
 Chunks of latents (1, 64, frames) go in, pieces of audio (2, samples) at 44,100 Hz come out and are written at once, so
 that memory does not depend on the length and a stopped run leaves what was made.
@@ -7,12 +7,13 @@ that memory does not depend on the length and a stopped run leaves what was made
 import math
 import os
 import re
+import select
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,18 +21,19 @@ from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE
 from data.audio_writer import WRITER_SUFFIXES, AudioWriter
+from infer.interrupts import Interrupts
+from infer.limiter import Limiter
 from models.streaming import StreamingDecoder
 from models.vae import VAE
 
 RawFormat = Literal["s16le", "f32le"]
 
-LIMIT_ABOVE = 0.9
 FADE_SECONDS = 0.02
 STDOUT = "-"
 
 
 class Sink(Protocol):
-    """Where sound goes: `data.audio_writer.AudioWriter`, `RawSink`, or anything else with these two."""
+    """Where sound goes: `data.audio_writer.AudioWriter`, `RawSink`, `CallbackSink`, or anything with these two."""
 
     def write(self, audio: Tensor, /) -> None:
         """Take the next audio (2, samples)."""
@@ -42,14 +44,33 @@ class Sink(Protocol):
         ...
 
 
-def soft_limit(audio: Tensor, above: float = LIMIT_ABOVE) -> Tensor:
-    """Bend what is louder than `above` smoothly into [-1, 1]; everything below is returned unchanged.
+class Decoding:
+    """Latents (1, latent_channels, frames) in, limited audio (2, samples) out; joined, it is the decoding of the whole.
 
-    A fixed curve: what has been played already never has to be scaled again.
+    `push` raises ValueError where the decoded audio is not finite.
     """
-    room = 1 - above
-    bent = above + room * torch.tanh((audio.abs() - above) / room)
-    return torch.where(audio.abs() > above, torch.copysign(bent, audio), audio)
+
+    def __init__(self, vae: VAE):
+        self._decoder = StreamingDecoder(vae)
+        self._limiter = Limiter()
+
+    def push(self, latents: Tensor) -> Tensor:
+        """Take the next frames and return the audio that is ready."""
+        return self._limiter.push(_finite(self._decoder.push(latents)))
+
+    def finish(self) -> Tensor:
+        """End the sound: the remaining audio."""
+        last = self._limiter.push(_finite(self._decoder.finish()))
+        return torch.cat((last, self._limiter.finish()), dim=-1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next audio depends on besides the next latents."""
+        return {"decoder": self._decoder.state_dict(), "limiter": self._limiter.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._decoder.load_state_dict(state["decoder"])
+        self._limiter.load_state_dict(state["limiter"])
 
 
 def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:
@@ -60,16 +81,17 @@ def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:
     Raises:
         ValueError: the decoded audio is not finite.
     """
-    decoder = StreamingDecoder(vae)
+    decoding = Decoding(vae)
     for chunk in chunks:
-        yield _finished(decoder.push(chunk))
-    yield _finished(decoder.finish())
+        yield decoding.push(chunk)
+    yield decoding.finish()
 
 
-def _finished(audio: Tensor) -> Tensor:
+def _finite(audio: Tensor) -> Tensor:
+    """Take audio (1, 2, samples) off the device."""
     if not bool(torch.isfinite(audio).all()):
         raise ValueError("the model made sound that is not finite: its weights are damaged or its training diverged")
-    return soft_limit(audio[0]).cpu()
+    return audio[0].float().cpu()
 
 
 def cut(pieces: Iterable[Tensor], num_samples: int, fade_seconds: float = FADE_SECONDS) -> Iterator[Tensor]:
@@ -112,10 +134,34 @@ class RawSink:
             data = samples.numpy().astype("<f4")
         view = memoryview(data.tobytes())
         while view:
-            view = view[os.write(self.descriptor, view) :]
+            try:
+                view = view[os.write(self.descriptor, view) :]
+            except BlockingIOError:  # the other side made the pipe non-blocking, and it is full
+                select.select([], [self.descriptor], [])
 
     def close(self) -> None:
         """Leave the descriptor open: it is not ours."""
+
+
+class CallbackSink:
+    """Hands every piece of audio (2, samples) to a function, which may take its time: the stream waits."""
+
+    def __init__(self, function: Callable[[Tensor], object]):
+        self.function = function
+
+    def write(self, audio: Tensor) -> None:
+        """Call the function."""
+        self.function(audio)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+PLAYERS = {
+    "s16le": ("ffplay -f s16le -ar 44100 -ch_layout stereo -nodisp -", "aplay -f S16_LE -r 44100 -c 2"),
+    "f32le": ("ffplay -f f32le -ar 44100 -ch_layout stereo -nodisp -", "aplay -f FLOAT_LE -r 44100 -c 2"),
+}
+"""Commands that play raw samples from their standard input, for each format."""
 
 
 def open_sink(out: str, raw_format: RawFormat = "s16le") -> AudioWriter | RawSink:
@@ -164,6 +210,9 @@ def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float |
     Args:
         total_seconds: length of the whole, None if it has no end.
 
+    Ctrl-C and SIGTERM take effect between two pieces: what is under way is made and, into a file, written first. A
+    second one takes effect at once.
+
     Returns:
         False if the reader went away before the end.
     """
@@ -176,9 +225,11 @@ def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float |
     # Where there is no terminal every renewal is a line in a log.
     interval = 0.1 if sys.stderr.isatty() else 20.0
     try:
-        with tqdm(total=total_seconds, desc=name, bar_format=bar_format, mininterval=interval) as bar:
-            for piece in pieces:
-                sink.write(piece)
+        with (
+            Interrupts() as interrupts,
+            tqdm(total=total_seconds, desc=name, bar_format=bar_format, mininterval=interval) as bar,
+        ):
+            for piece in _written(iter(pieces), sink, interrupts):
                 seconds += piece.shape[1] / SAMPLE_RATE
                 now = time.monotonic()
                 if not first_sound and seconds:
@@ -194,3 +245,18 @@ def play(pieces: Iterable[Tensor], sink: Sink, name: str, total_seconds: float |
         waited = f", the first after {first_sound - start:.1f} s" if first_sound else ""
         sys.stderr.write(f"{name}: {seconds:.1f} s of sound in {elapsed:.1f} s{waited}\n")
     return True
+
+
+def _written(pieces: Iterator[Tensor], sink: Sink, interrupts: Interrupts) -> Iterator[Tensor]:
+    """Write piece after piece and yield each; into a pipe outside of the hold, since its reader may never read."""
+    may_wait = not isinstance(sink, AudioWriter)
+    while True:
+        with interrupts.held():
+            piece = next(pieces, None)
+            if piece is not None and not may_wait:
+                sink.write(piece)
+        if piece is None:
+            return
+        if may_wait:
+            sink.write(piece)
+        yield piece

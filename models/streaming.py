@@ -10,7 +10,8 @@ Tensors: audio (batch, channels, samples), latents (batch, latent channels, fram
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,24 @@ from models.vae import VAE, Posterior, ResidualUnit, Snake
 
 class LayerStream(ABC):
     """One layer of a network, with the state that carries it from chunk to chunk."""
+
+    carried: tuple[str, ...] = ()
+    """Names of the attributes that are this state; tensors among them are replaced, never written to."""
+
+    def inner(self) -> Sequence["LayerStream"]:
+        """The layers that this one is made of."""
+        return ()
+
+    def state(self) -> list[Any]:
+        """Return what the next outputs depend on besides the next inputs."""
+        return [[getattr(self, name) for name in self.carried], [layer.state() for layer in self.inner()]]
+
+    def load_state(self, state: list[Any]) -> None:
+        """Go on where `state` was taken."""
+        for name, value in zip(self.carried, state[0], strict=True):
+            setattr(self, name, value)
+        for layer, inner_state in zip(self.inner(), state[1], strict=True):
+            layer.load_state(inner_state)
 
     @abstractmethod
     def push(self, x: Tensor, last: bool) -> Tensor:
@@ -51,6 +70,8 @@ class PointwiseStream(LayerStream):
 
 class ConvStream(LayerStream):
     """A convolution that keeps the inputs its next window starts with."""
+
+    carried = ("kept",)
 
     def __init__(self, conv: nn.Conv1d) -> None:
         self.stride, self.dilation = conv.stride[0], conv.dilation[0]
@@ -83,6 +104,8 @@ class ConvTransposeStream(LayerStream):
 
     Positions below count the outputs before cropping by `padding`: input i reaches i * stride ... + kernel - 1.
     """
+
+    carried = ("kept", "num_inputs", "position")
 
     def __init__(self, conv: nn.ConvTranspose1d) -> None:
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
@@ -123,6 +146,9 @@ class ChainStream(LayerStream):
     def __init__(self, layers: Iterable[LayerStream]) -> None:
         self.layers = list(layers)
 
+    def inner(self) -> Sequence[LayerStream]:
+        return self.layers
+
     def push(self, x: Tensor, last: bool) -> Tensor:
         for layer in self.layers:
             x = layer.push(x, last)
@@ -137,9 +163,14 @@ class ChainStream(LayerStream):
 class ResidualStream(LayerStream):
     """x + branch(x): the skip waits until the branch has caught up. The branch keeps the length."""
 
+    carried = ("waiting",)
+
     def __init__(self, branch: LayerStream) -> None:
         self.branch = branch
         self.waiting: Tensor | None = None
+
+    def inner(self) -> Sequence[LayerStream]:
+        return (self.branch,)
 
     def push(self, x: Tensor, last: bool) -> Tensor:
         y = self.branch.push(x, last)
@@ -197,6 +228,15 @@ class StreamingDecoder:
     def finish(self) -> Tensor:
         """End the stream: the remaining audio, (batch, audio_channels, samples >= 0)."""
         return self._layers.push(self._empty, last=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next audio depends on besides the next latents."""
+        return {"empty": self._empty, "layers": self._layers.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, of a decoder of the same shape."""
+        self._empty = state["empty"]
+        self._layers.load_state(state["layers"])
 
 
 class StreamingEncoder:

@@ -1,6 +1,7 @@
 """From latents to sound: exact streaming, the limiter, cutting, sinks."""
 
 import os
+import signal
 import threading
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,10 @@ import soundfile
 import torch
 from torch import Tensor
 
+from infer.limiter import limit
 from infer.stream import (
+    CallbackSink,
+    Decoding,
     RawSink,
     check_output,
     check_seconds,
@@ -20,7 +24,6 @@ from infer.stream import (
     file_name,
     open_sink,
     play,
-    soft_limit,
 )
 from models.vae import VAE, VAEConfig
 
@@ -40,26 +43,24 @@ def vae() -> VAE:
     ).eval()
 
 
-def test_limiter_leaves_the_quiet_alone_and_never_exceeds_full_scale():
-    audio = torch.linspace(-5, 5, 20_001, dtype=torch.float64)
-    limited = soft_limit(audio)
-    quiet = audio.abs() <= 0.9
-    assert torch.equal(limited[quiet], audio[quiet])
-    assert limited.abs().max() <= 1
-    assert (limited.diff() >= 0).all()
-    assert torch.allclose(limited, -limited.flip(0))
-    slope = limited.diff() / audio.diff()
-    assert slope.diff().abs().max() < 0.02  # no corner where it begins
-    assert torch.allclose(soft_limit(limited)[quiet], audio[quiet])
-
-
 def test_streamed_decoding_is_the_whole_decoding(vae: VAE):
     latents = torch.randn(1, 3, 40, generator=torch.Generator().manual_seed(1))
     pieces = list(decode_stream(latents.split(7, dim=-1), vae))
     with torch.no_grad():
-        whole = soft_limit(vae.decode(latents))[0]
+        whole = limit(vae.decode(latents)[0])
     assert len(pieces) > 3
     assert torch.allclose(torch.cat(pieces, dim=-1), whole, atol=1e-6)
+
+
+def test_decoding_resumed_from_its_state_equals_one_that_never_stopped(vae: VAE):
+    latents = 30 * torch.randn(1, 3, 400, generator=torch.Generator().manual_seed(1))  # loud: the limiter is at work
+    whole = torch.cat(list(decode_stream(latents.split(10, dim=-1), vae)), dim=-1)
+    first = Decoding(vae)
+    start = first.push(latents[..., :210])
+    second = Decoding(vae)
+    second.load_state_dict(first.state_dict())
+    resumed = torch.cat((start, second.push(latents[..., 210:]), second.finish()), dim=-1)
+    assert torch.allclose(resumed, whole, atol=1e-6)
 
 
 def test_sound_that_is_not_finite_is_refused(vae: VAE):
@@ -136,6 +137,50 @@ def test_a_slow_reader_gets_everything():
     reader.join()
     os.close(read)
     assert np.array_equal(np.frombuffer(bytes(received), "<f4").reshape(-1, 2).T, audio.numpy())
+
+
+def test_a_pipe_that_does_not_block_is_waited_for():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    received = bytearray()
+
+    def drain():
+        while data := os.read(read, 4096):
+            received.extend(data)
+
+    audio = torch.rand(2, 100_000, generator=torch.Generator().manual_seed(0))
+    reader = threading.Timer(0.05, drain)
+    reader.start()
+    RawSink("f32le", write).write(audio)
+    os.close(write)
+    reader.join()
+    os.close(read)
+    assert np.array_equal(np.frombuffer(bytes(received), "<f4").reshape(-1, 2).T, audio.numpy())
+
+
+def test_a_callback_gets_every_piece():
+    got = []
+    pieces = list(torch.arange(12.0).reshape(2, 6).split(2, dim=-1))
+    assert play(iter(pieces), CallbackSink(got.append), "callback")
+    assert all(torch.equal(a, b) for a, b in zip(got, pieces, strict=True))
+
+
+@pytest.mark.parametrize(("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_the_file_after_the_piece_under_way(tmp_path: Path, number: int, stop: type):
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+
+    def pieces():
+        for count in range(9):
+            if count == 3:
+                signal.raise_signal(number)
+            yield torch.full((2, 100), count / 10)
+
+    path = tmp_path / "sound.flac"
+    with pytest.raises(stop), open_sink(str(path)) as sink:
+        play(pieces(), sink, "sound.flac")
+    signal.signal(signal.SIGINT, previous)
+    audio, _ = soundfile.read(path)
+    assert np.allclose(audio[:, 0], np.repeat([0, 0.1, 0.2, 0.3], 100), atol=1e-4)
 
 
 def test_a_reader_that_goes_away_ends_the_stream():

@@ -204,3 +204,18 @@ def test_nothing_pushed_gives_nothing():
 def test_layer_with_global_support_is_refused():
     with pytest.raises(ValueError, match="no exact streaming of GroupNorm"):
         layer_stream(nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.GroupNorm(1, 2)))
+
+
+@pytest.mark.parametrize("strides", [(3, 5), (4, 2, 3)])
+@pytest.mark.parametrize("at", [0, 1, 7])
+def test_a_decoder_resumed_from_its_state_equals_one_that_never_stopped(strides: tuple[int, ...], at: int):
+    vae = small_vae(strides)
+    latents = torch.randn(1, 3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = StreamingDecoder(vae)
+    start = [first.push(chunk) for chunk in latents[..., :at].split(3, dim=-1)]
+    state = first.state_dict()
+    first.push(latents[..., at:])  # the state is a snapshot
+    second = StreamingDecoder(vae)
+    second.load_state_dict(state)
+    rest = [second.push(latents[..., at:]), second.finish()]
+    torch.testing.assert_close(torch.cat([*start, *rest], dim=-1), vae.decode(latents))
