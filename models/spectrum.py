@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 OVERLAP = 4
 """Frames that cover a sample: the hop is the window over this."""
@@ -38,7 +37,6 @@ class _PowerSpectrum(torch.autograd.Function):
         return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         spectrum, window = ctx.saved_tensors
         (gradient,) = gradients
