@@ -30,6 +30,7 @@ def run(
     default_config: Path | None = None,
     argv: list[str] | None = None,
     positionals: Sequence[str] = (),
+    prog: str | None = None,
 ) -> None:
     """Parse the command line, call `main` with it and turn the user's errors into one line.
 
@@ -38,6 +39,7 @@ def run(
         default_config: YAML file that applies when no `--config` is given; never merged under another one.
         argv: arguments instead of `sys.argv[1:]`.
         positionals: parameters that may be given without their name, in this order.
+        prog: the command's name in its help, where it is not the script's.
 
     Raises:
         SystemExit: 2 for a user's error, 130 for Ctrl-C, 141 when the reader of standard output went away.
@@ -51,7 +53,7 @@ def run(
     arguments = _name_arguments(main, arguments, positionals)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
-        auto_cli(main, args=arguments, as_positional=False, exit_on_error=False, epilog=_EPILOG)
+        auto_cli(main, args=arguments, as_positional=False, exit_on_error=False, epilog=_EPILOG, prog=prog)
     except KeyboardInterrupt:
         _stop("interrupted", EXIT_INTERRUPTED)
     except SystemExit as stop:

@@ -1,0 +1,243 @@
+"""Clips for a list of prompts, made once: each is a file in a cache, named by everything that it depends on.
+
+An interrupted run goes on where it stopped; the same settings find their clips again. Several processes share the
+work, each on its own device where there are several.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import SAMPLE_RATE, read_audio
+from data.audio_writer import AudioWriter, write_audio
+from infer.fifo import Fifo, FifoConfig
+from infer.generate import generate
+from infer.guidance import GuidanceConfig, prompt_denoiser
+from infer.samplers import Method, make_generators
+from infer.stream import Decoding, cut
+from models.device import resolve_device
+from models.text_to_audio import TextToAudio
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How the model makes sound."""
+
+    model: Path = Path("checkpoints/demo")
+    """Folder of the model."""
+    mode: Literal["clip", "fifo"] = "clip"
+    """Clips of a fixed length, or the beginning of an endless stream."""
+    num_steps: int = 32
+    """Network calls for a clip."""
+    sampler: Method = "dpmpp_2m"
+    """Second order (dpmpp_2m), first order (ddim), or second order with noise (dpmpp_2m_sde)."""
+    eta: float = 0.0
+    """Share of fresh noise in every step, 0 to 1; not for dpmpp_2m."""
+    guidance_scale: float = 6.0
+    """How strongly the prompt pulls; 1 is off and twice as fast."""
+    guidance_rescale: float = 0.5
+    """Share, 0 to 1, by which the growth of the prediction under guidance is undone."""
+    fifo: FifoConfig = dataclasses.field(default_factory=FifoConfig)
+    """The queue, in mode fifo (where it sets the steps and the sampler)."""
+    skip_seconds: float = 0.0
+    """In mode fifo: sound at the start of the stream that is thrown away (s)."""
+    batch_size: int = 8
+    """Clips at once."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps; cuda means all GPUs where there are several processes."""
+    processes: int = 1
+    """Processes that share the work."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.batch_size < 1 or self.processes < 1:
+            raise ValueError(
+                "num_steps, batch_size and processes must be at least 1, "
+                f"got {self.num_steps}, {self.batch_size} and {self.processes}"
+            )
+        if not 0 <= self.skip_seconds < math.inf:
+            raise ValueError(f"skip_seconds must be at least 0, got {self.skip_seconds:g}")
+
+    @cached_property
+    def settings(self) -> dict:
+        """What the sound depends on, as plain values; the weights by their hashes."""
+        settings = dataclasses.asdict(self)
+        for name in ("model", "batch_size", "device", "processes"):
+            del settings[name]
+        for name in ("fifo", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampler", "eta"):
+            del settings[name]
+        return settings | {"weights": weight_hashes(self.model)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One clip to make."""
+
+    prompt: str
+    seed: int
+    seconds: float
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """First 16 digits of the SHA-256 of every file that makes a model, by name."""
+    return dict(_weight_hashes(folder.resolve()))
+
+
+@lru_cache(maxsize=8)
+def _weight_hashes(folder: Path) -> tuple[tuple[str, str], ...]:
+    names = sorted(path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".json", ".pt", ".pth"))
+    if not names:
+        raise FileNotFoundError(f"no model in {folder}: expected a folder with config.json and safetensors")
+    hashes = []
+    for name in names:
+        digest = hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        hashes.append((name, digest.hexdigest()[:16]))
+    return tuple(hashes)
+
+
+def clip_path(cache: Path, config: GenerationConfig, request: Request) -> Path:
+    """Where the cache holds a clip."""
+    key = json.dumps([config.settings, dataclasses.asdict(request)], sort_keys=True, default=str)
+    return cache / "clips" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.flac"
+
+
+def make_clips(cache: Path, config: GenerationConfig, requests: Sequence[Request]) -> list[Path]:
+    """Make the clips that the cache does not hold yet, and return the path of each.
+
+    Raises:
+        ValueError: the model cannot make such a clip.
+    """
+    paths = [clip_path(cache, config, request) for request in requests]
+    missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.exists()}
+    todo = sorted(missing.items(), key=lambda item: item[1].seconds)
+    if todo:
+        (cache / "clips").mkdir(parents=True, exist_ok=True)
+        processes = min(config.processes, len(todo))
+        if processes == 1:
+            model = TextToAudio.load(config.model, resolve_device(config.device))
+            _make_batches(config, model, todo)
+        else:
+            _spread(config, todo, processes)
+    return paths
+
+
+def read_clip(path: Path) -> Tensor:
+    """Read a clip: (2, samples)."""
+    return torch.from_numpy(read_audio(path))
+
+
+def _spread(config: GenerationConfig, todo: list[tuple[Path, Request]], processes: int) -> None:
+    num_gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    devices = [f"cuda:{index % num_gpus}" if num_gpus else config.device for index in range(processes)]
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_work, args=(dataclasses.replace(config, device=device), todo[index::processes], index))
+        for index, device in enumerate(devices)
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.terminate()
+    failed = [worker.exitcode for worker in workers if worker.exitcode]
+    if failed:
+        raise ValueError(f"{len(failed)} of {processes} processes failed (exit code {failed[0]}), see their messages")
+
+
+def _work(config: GenerationConfig, todo: list[tuple[Path, Request]], index: int) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // config.processes))
+    model = TextToAudio.load(config.model, resolve_device(config.device))
+    _make_batches(config, model, todo, position=index)
+
+
+def _make_batches(
+    config: GenerationConfig, model: TextToAudio, todo: list[tuple[Path, Request]], position: int = 0
+) -> None:
+    bar_format = "{l_bar}{bar}| {n:.1f}/{total:.0f} clips [{elapsed}<{remaining}]"
+    with tqdm(total=len(todo), desc="generate", position=position, bar_format=bar_format) as bar:
+        for seconds, group in groupby(todo, key=lambda item: item[1].seconds):
+            alike = list(group)
+            for first in range(0, len(alike), config.batch_size):
+                batch = alike[first : first + config.batch_size]
+                make = _make_fixed if config.mode == "clip" else _make_streams
+                make(config, model, dict(batch), seconds, bar)
+
+
+def _guidance(config: GenerationConfig) -> GuidanceConfig:
+    return GuidanceConfig(scale=config.guidance_scale, rescale=config.guidance_rescale)
+
+
+def _make_fixed(
+    config: GenerationConfig, model: TextToAudio, batch: dict[Path, Request], seconds: float, bar: tqdm
+) -> None:
+    audio = generate(
+        model,
+        [request.prompt for request in batch.values()],
+        seconds=seconds,
+        seeds=[request.seed for request in batch.values()],
+        guidance=_guidance(config),
+        sampler=config.sampler,
+        eta=config.eta,
+        num_steps=config.num_steps,
+        on_step=lambda _: bar.update(len(batch) / config.num_steps),
+    )
+    for path, clip in zip(batch, audio, strict=True):
+        unfinished = _unfinished(path)
+        write_audio(unfinished, clip)
+        unfinished.replace(path)
+
+
+def _make_streams(
+    config: GenerationConfig, model: TextToAudio, batch: dict[Path, Request], seconds: float, bar: tqdm
+) -> None:
+    """Make the beginnings of endless streams, in constant memory."""
+    skip, length = (round(value * SAMPLE_RATE) for value in (config.skip_seconds, seconds))
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(AudioWriter(_unfinished(path))) for path in batch]
+        done = 0
+        for pieces in stream_audio(config, model, list(batch.values()), skip + length):
+            for writer, piece in zip(writers, pieces, strict=True):
+                writer.write(piece[:, max(0, skip - done) :])
+            done += pieces.shape[-1]
+            bar.update(len(batch) * pieces.shape[-1] / (skip + length))
+    for path in batch:
+        _unfinished(path).replace(path)
+
+
+@torch.no_grad()
+def stream_audio(
+    config: GenerationConfig, model: TextToAudio, requests: Sequence[Request], num_samples: int
+) -> Iterator[Tensor]:
+    """Play several prompts at once: pieces (streams, 2, samples), `num_samples` in all."""
+    generators = [make_generators(request.seed, 1)[0] for request in requests]
+    denoiser = prompt_denoiser(model, [request.prompt for request in requests], _guidance(config))
+    channels = model.unet.config.latent_channels
+    queue = Fifo(denoiser, config.fifo, channels=channels, generators=generators, device=model.device)
+    decodings = [Decoding(model.vae) for _ in requests]
+    flat = (
+        torch.cat([decoding.push(latents[row : row + 1]) for row, decoding in enumerate(decodings)])
+        for latents in queue
+    )  # each (streams * 2, samples)
+    for piece in cut(flat, num_samples):
+        yield piece.unflatten(0, (len(requests), 2))
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.unfinished{path.suffix}")
