@@ -31,11 +31,11 @@ class TrainingModule(Protocol):
     completed_steps: int
 
     def demo(self) -> dict[str, Tensor]:
-        """Return named stereo audio (2, samples) made with the EMA weights."""
+        """Return named stereo audio (2, samples) made with the EMA weights; called on every process."""
         ...
 
     def export(self, folder: Path) -> None:
-        """Write the checkpoint for use."""
+        """Write the checkpoint for use; called on every process, of which the first writes."""
         ...
 
 
@@ -145,7 +145,7 @@ class Export(Callback):
         self._export(trainer, pl_module)
 
     def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and _steps(pl_module) > 0:
+        if _steps(pl_module) > 0:
             cast(TrainingModule, pl_module).export(self.folder)
 
 
@@ -158,11 +158,14 @@ class Demos(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = _steps(pl_module)
-        if not trainer.is_global_zero or steps == 0:
+        if steps == 0:
+            return
+        sounds = cast(TrainingModule, pl_module).demo()
+        if not trainer.is_global_zero:
             return
         folder = self.folder / f"step_{steps:07d}"
         folder.mkdir(parents=True, exist_ok=True)
-        for name, audio in cast(TrainingModule, pl_module).demo().items():
+        for name, audio in sounds.items():
             audio = audio.detach().float().cpu().clamp(-1, 1)
             figure = spectrogram_figure(audio, self.sample_rate, name)
             write_audio(folder / f"{name}.wav", audio, self.sample_rate)

@@ -133,7 +133,8 @@ class ClapTraining(LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the text encoder and the rest of CLAP."""
-        self.clap.save(folder)
+        if self.trainer.is_global_zero:
+            self.clap.save(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["num_batches"] = self.num_batches

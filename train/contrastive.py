@@ -1,12 +1,10 @@
-"""Contrast between two sets of embeddings: the symmetric loss over all ranks, and retrieval.
+"""Contrast between two sets of embeddings: the symmetric loss over all ranks (retrieval: `infer.metrics.retrieval`).
 
-audio, text (batch, width), length 1; row i of one belongs to row i of the other. Equal captions are the same item:
-they are no negatives in the loss, and finding any of them counts in retrieval.
+audio, text (batch, width), length 1; row i of one belongs to row i of the other. Equal captions are the same item and
+no negatives.
 
 Source: Radford et al. 2021 (2103.00020), figure 3; Wu et al. 2022 (2211.06687), eq. 3.
 """
-
-import zlib
 
 import torch
 import torch.distributed as dist
@@ -14,12 +12,9 @@ import torch.distributed.nn.functional as dist_autograd
 import torch.nn.functional as F
 from torch import Tensor
 
-RECALL_AT = (1, 5, 10)
+from infer.metrics.retrieval import caption_ids, recalls
 
-
-def caption_ids(prompts: list[str], device: torch.device | str = "cpu") -> Tensor:
-    """(batch,) int64: equal for equal captions, whatever their case."""
-    return torch.tensor([zlib.crc32(prompt.lower().encode()) for prompt in prompts], device=device)
+__all__ = ["caption_ids", "contrastive_loss", "recalls"]
 
 
 def contrastive_loss(audio: Tensor, text: Tensor, ids: Tensor, logit_scale: Tensor) -> Tensor:
@@ -45,16 +40,3 @@ def _gather(audio: Tensor, text: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, T
     all_ids = [torch.empty_like(ids) for _ in range(dist.get_world_size())]
     dist.all_gather(all_ids, ids)
     return both[:, 0], both[:, 1], torch.cat(all_ids), dist.get_rank() * len(audio)
-
-
-def recalls(queries: Tensor, candidates: Tensor, ids: Tensor) -> dict[str, float]:
-    """Share of queries that find their item among the first k candidates, as {"R@1": ..., "R@5": ..., "R@10": ...}.
-
-    Row i of both has caption ids[i]; a candidate with the query's caption is a hit. Candidates that tie with the hit
-    are counted as before it.
-    """
-    similarity = queries @ candidates.T
-    hits = ids[:, None] == ids[None, :]
-    best = similarity.masked_fill(~hits, -torch.inf).amax(dim=1, keepdim=True)
-    rank = ((similarity >= best) & ~hits).sum(dim=1)  # (queries,), 0 = found first
-    return {f"R@{k}": (rank < k).float().mean().item() for k in RECALL_AT}

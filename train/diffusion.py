@@ -26,7 +26,9 @@ from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
+from models.checkpoint import load_weights
 from models.diffusion import add_noise, velocity
+from models.meta import without_weights
 from models.text_encoder import TextEncoder
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio, TextToAudioConfig
 from models.unet import UNet
@@ -35,6 +37,7 @@ from train.callbacks import Demos, Export
 from train.ema import ema_of
 from train.gap import level_losses
 from train.noise_levels import NoiseLevelConfig, sample_noise_levels
+from train.sharding import shard, whole_norm, whole_weights
 from train.trainer import TrainerConfig, fit, seed_run, step_generator, step_generators
 
 logger = logging.getLogger(__name__)
@@ -120,11 +123,23 @@ class DiffusionTraining(LightningModule):
         self.num_steps = num_steps
         self.seed = seed
         self.num_batches = 0
+        self.is_sharded = False
 
     @property
     def completed_steps(self) -> int:
         """Optimiser steps so far."""
         return self.global_step
+
+    def configure_model(self) -> None:
+        """Under strategy fsdp: divide what is trained, and its average, among the devices."""
+        mesh = self.device_mesh
+        if mesh is None or self.is_sharded:
+            return
+        for unet in (self.model.unet, self.unet_ema.module):
+            shard(unet, mesh)
+        for conditioner in (self.model.conditioner, self.conditioner_ema.module):
+            shard(conditioner, mesh, methods=("null", "drop"))
+        self.is_sharded = True
 
     def configure_optimizers(self) -> Any:
         trained = [*self.model.unet.parameters(), *self.model.conditioner.parameters()]
@@ -172,7 +187,7 @@ class DiffusionTraining(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimiser.gradient_clip)
-        self.log("train/gradient", norm)
+        self.log("train/gradient", whole_norm(norm))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -198,6 +213,8 @@ class DiffusionTraining(LightningModule):
     def demo(self) -> dict[str, Tensor]:
         """Clips of the demo prompts at fixed noise."""
         config, model = self.demo_config, self._averaged()
+        if model is None:
+            return {}
         audio = generate(
             model,
             list(config.prompts),
@@ -211,7 +228,9 @@ class DiffusionTraining(LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the whole model with the averaged weights."""
-        self._averaged().save(folder)
+        model = self._averaged()
+        if model is not None:
+            model.save(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["num_batches"] = self.num_batches
@@ -219,12 +238,25 @@ class DiffusionTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.num_batches = checkpoint["num_batches"]
 
-    def _averaged(self) -> TextToAudio:
-        """The model with averaged weights; VAE and text encoder are shared."""
+    def _averaged(self) -> TextToAudio | None:
+        """The model with averaged weights; VAE and text encoder are shared. None where this process has no part in it.
+
+        Sharded weights are gathered, on the first process alone.
+        """
+        unet, conditioner = cast(UNet, self.unet_ema.module), cast(Conditioner, self.conditioner_ema.module)
+        if self.is_sharded:
+            states = whole_weights(unet), whole_weights(conditioner)
+            if self.trainer.is_global_zero:
+                with without_weights():
+                    unet, conditioner = UNet(unet.config), Conditioner(conditioner.config)
+                for network, state in zip((unet, conditioner), states, strict=True):
+                    load_weights(network, state, "the averaged weights")
+                    network.to(self.device).eval().requires_grad_(False)
+        if not self.trainer.is_global_zero:
+            return None
         model = copy.copy(self.model)
         model._modules = dict(self.model._modules)
-        model.unet = cast(UNet, self.unet_ema.module)
-        model.conditioner = cast(Conditioner, self.conditioner_ema.module)
+        model.unet, model.conditioner = unet, conditioner
         return model
 
     @torch.no_grad()

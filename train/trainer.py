@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from train.callbacks import RESUME_NAME, ResumeCheckpoint, StepProgressBar, StopAfterSteps
 
@@ -29,7 +29,7 @@ class TrainerConfig:
     num_nodes: int = 1
     """Number of machines."""
     strategy: str = "auto"
-    """Lightning's strategy: auto, ddp, fsdp, ..."""
+    """How devices share the work: auto, ddp (whole networks on each), fsdp (the U-Net's weights divided among them)."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Number format of the networks; losses are always computed in float32."""
     accumulate_grad_batches: int = 1
@@ -76,7 +76,7 @@ def fit(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy,
+        strategy=_strategy(config, module),
         precision=config.precision,
         max_epochs=-1,
         max_time=config.max_time,
@@ -102,6 +102,14 @@ def fit(
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
+
+
+def _strategy(config: TrainerConfig, module: LightningModule) -> str | Strategy:
+    if config.strategy != "fsdp":
+        return config.strategy
+    if type(module).configure_model is LightningModule.configure_model:
+        raise ValueError("trainer.strategy fsdp divides the U-Net of train.diffusion; take ddp for this training")
+    return ModelParallelStrategy(save_distributed_checkpoint=False)
 
 
 def seed_run(seed: int) -> None:

@@ -163,6 +163,8 @@ class VAETraining(LightningModule):
 
     def demo(self) -> dict[str, Tensor]:
         """Pairs of validation audio and its reconstruction."""
+        if not self.trainer.is_global_zero:
+            return {}
         audio = next(self._validation_audio())[:NUM_DEMOS]
         with torch.no_grad():
             vae = cast(VAE, self.vae_ema.module)
@@ -172,6 +174,8 @@ class VAETraining(LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the EMA autoencoder with its latent statistics, weight-norm folded."""
+        if not self.trainer.is_global_zero:
+            return
         vae = cast(VAE, self.vae_ema.module).folded()
         if not self.keep_encoder:
             mean, std = raw_statistics(vae, *latent_moments(vae, self._validation_audio()))
@@ -298,6 +302,12 @@ def check_settings(model: VAEConfig, discriminator: DiscriminatorConfig, data: D
         raise ValueError("the autoencoder cannot accumulate gradients: raise data.batch_size or trainer.devices")
 
 
+def compile_networks(module: VAETraining) -> None:
+    """Compile the networks and the spectral loss in place, each on its own."""
+    for part in (module.vae.encoder, module.vae.decoder, module.discriminator, module.spectral_loss):
+        part.compile()
+
+
 def main(
     *,
     model: VAEConfig,
@@ -339,10 +349,7 @@ def main(
         vae, discriminator, loss, optimiser, seed, keep_encoder=init_from is not None and not train_encoder
     )
     if compile:
-        module.vae.encoder.compile()
-        module.vae.decoder.compile()
-        module.discriminator.compile()
-        module.spectral_loss.compile()
+        compile_networks(module)
     callbacks = [Demos(run / "demos", vae.config.sample_rate), Export(run / "export")]
     fit(module, AudioDataModule(data, seed), trainer, run, resume, callbacks)
     logger.info("wrote %s", run / "export")

@@ -25,22 +25,27 @@ def losses(folder: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file) if row[column]]
 
 
-def train_on_two(name: str, folder: Path, *options: str) -> Path:
+def train_on_two(name: str, folder: Path, *options: str, strategy: str = "ddp") -> Path:
     command = [sys.executable, "-m", f"train.{name}", "--config", str(CONFIGS / f"{name}.yaml"), "--run", str(folder)]
-    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", strategy]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run([*command, *devices, *options], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder
 
 
-@pytest.mark.parametrize("name", ["vae", "diffusion"])
-def test_two_processes_equal_one(name: str, tmp_path: Path, tiny_parts: list[str]):
+@pytest.mark.parametrize(("name", "strategy"), [("vae", "ddp"), ("diffusion", "ddp"), ("diffusion", "fsdp")])
+def test_two_processes_equal_one(name: str, strategy: str, tmp_path: Path, tiny_parts: list[str]):
     parts = tiny_parts if name == "diffusion" else []
     options = ["--trainer.max_steps", str(NUM_STEPS), *OPTIONS[name], *parts]
     one = train(name, tmp_path / "one", *options, "--data.batch_size", "4", "--trainer.devices", "1")
-    two = train_on_two(name, tmp_path / "two", *options, "--data.batch_size", "2")
-    if name == "diffusion":  # what is logged of a step is the first process's share where terms are not reduced
+    options_of_two = [*options, "--data.batch_size", "2"]
+    if strategy == "fsdp":  # in two sessions: weights and optimiser state are gathered and divided again
+        first_half = ["--trainer.max_steps", str(NUM_STEPS // 2), "--optimiser.finish_steps", "0"]
+        train_on_two(name, tmp_path / "two", *options_of_two, *first_half, strategy=strategy)
+        options_of_two += ["--resume", "last"]
+    two = train_on_two(name, tmp_path / "two", *options_of_two, strategy=strategy)
+    if strategy == "ddp" and name == "diffusion":  # other terms are logged of the first process's share
         assert len(losses(one, "train/gradient")) == NUM_STEPS
         assert losses(two, "train/gradient") == pytest.approx(losses(one, "train/gradient"), rel=1e-3)
     ours, theirs = weights(one), weights(two)
@@ -48,4 +53,4 @@ def test_two_processes_equal_one(name: str, tmp_path: Path, tiny_parts: list[str
     keys = [key for key in ours if key.startswith(TRAINED[name]) and ours[key].is_floating_point()]
     moved = torch.cat([(ours[key] - initial[key]).flatten() for key in keys])
     apart = torch.cat([(ours[key] - theirs[key]).flatten() for key in keys])
-    assert float(apart.norm()) < 0.02 * float(moved.norm())
+    assert float(apart.norm()) < 0.01 * float(moved.norm())
