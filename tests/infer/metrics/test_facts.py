@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.synthetic import draw_clip, plan_clip
-from infer.metrics import (
+from infer.metrics.facts import (
     active_seconds,
     event_rate_hz,
     level,

@@ -1,0 +1,171 @@
+"""How an endless sound develops: does it keep to its prompt, drift away, repeat itself, change its level?
+
+embeddings (windows, width) of successive windows of one stream, or (streams, windows, width) of several equally long
+ones, by any embedder; text (width,). No metric here knows how the embeddings were made.
+
+Consistency alone rewards a loop, and variety alone rewards noise: `repetition` is to be reported beside `consistency`.
+
+Source: fifo_facts, "Measuring long audio".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infer.loudness import LoudnessMeter
+from infer.metrics.distances import frechet_distance, kernel_distance
+from infer.metrics.facts import Audio, level, stereo_correlation, to_channels
+
+BLOCK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """How well a stream keeps to its prompt: cosines between its windows and the text."""
+
+    mean: float
+    slope_per_minute: float
+    """Of a straight line through the windows' cosines."""
+    tenth_percentile: float
+
+
+def adherence(embeddings: Tensor, text: Tensor, hop_seconds: float) -> Adherence:
+    """Compare every window (windows, width) with the prompt (width,)."""
+    cosines = F.cosine_similarity(embeddings.double(), text.double()[None], dim=-1)
+    return Adherence(
+        mean=float(cosines.mean()),
+        slope_per_minute=slope(torch.arange(len(cosines)) * (hop_seconds / 60), cosines),
+        tenth_percentile=float(cosines.quantile(0.1)),
+    )
+
+
+def slope(position: Tensor, values: Tensor) -> float:
+    """Least-squares slope of values (num,) over positions (num,); 0 for a single one."""
+    centred = position.double() - position.double().mean()
+    return float((centred * values.double()).sum() / centred.square().sum().clamp_min(1e-12))
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How alike the windows of a stream are: cosines."""
+
+    adjacent: float
+    """Between neighbouring windows of a stream."""
+    all_pairs: float
+    """Between any two windows of a stream."""
+    shuffled: float
+    """Between windows of different streams: what chance gives."""
+
+    def normalised(self, real: "Consistency | None" = None) -> float:
+        """All pairs on a scale where shuffled streams are 0 and real recordings (or, without them, identity) 1."""
+        top = 1.0 if real is None else real.all_pairs
+        bottom = self.shuffled if real is None else real.shuffled
+        return (self.all_pairs - bottom) / (top - bottom) if top != bottom else float("nan")
+
+
+def consistency(embeddings: Tensor) -> Consistency:
+    """Compare the windows of each of several streams (streams, windows, width) with each other.
+
+    Raises:
+        ValueError: there are fewer than two streams or windows.
+    """
+    if embeddings.ndim != 3 or min(embeddings.shape[:2]) < 2:
+        raise ValueError(f"embeddings must be (streams, windows, width) with 2 of each, got {tuple(embeddings.shape)}")
+    unit = F.normalize(embeddings.double(), dim=-1)
+    num_streams, num_windows, _ = unit.shape
+    adjacent = (unit[:, 1:] * unit[:, :-1]).sum(dim=-1).mean()
+    within = unit @ unit.transpose(1, 2)  # (streams, windows, windows)
+    all_pairs = (within.sum() - within.diagonal(dim1=1, dim2=2).sum()) / (num_streams * num_windows * (num_windows - 1))
+    sums = unit.sum(dim=1)  # (streams, width)
+    between = (sums.sum(dim=0).square().sum() - sums.square().sum()) / (
+        num_streams * (num_streams - 1) * num_windows**2
+    )
+    return Consistency(float(adjacent), float(all_pairs), float(between))
+
+
+def drift(embeddings: Tensor, use_kernel: bool = False) -> list[float]:
+    """Distance between the first windows of many streams (streams, windows, width) and their k-th windows, k >= 1.
+
+    Args:
+        use_kernel: kernel distance instead of Fréchet's, for few streams.
+    """
+    if embeddings.ndim != 3 or embeddings.shape[1] < 2:
+        raise ValueError(f"embeddings must be (streams, 2 or more windows, width), got {tuple(embeddings.shape)}")
+    measure = kernel_distance if use_kernel else frechet_distance
+    return [measure(embeddings[:, k], embeddings[:, 0]) for k in range(1, embeddings.shape[1])]
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """How much a stream repeats itself."""
+
+    highest: float
+    """Largest cosine between two windows that are at least `least_lag` apart."""
+    near_repeats: float
+    """Share of windows with another one that far away and nearly equal to it."""
+
+
+def self_similarity(embeddings: Tensor) -> Tensor:
+    """Cosine of every pair of windows: (windows, windows)."""
+    unit = F.normalize(embeddings.double(), dim=-1)
+    return unit @ unit.T
+
+
+def repetition(embeddings: Tensor, least_lag: int = 1, threshold: float = 0.99) -> Repetition:
+    """Look for windows (windows, width) that come back.
+
+    Args:
+        least_lag: windows nearer than this are no repetition: at least the overlap of neighbours.
+        threshold: cosine from which on two windows are nearly equal.
+    """
+    num = len(embeddings)
+    if not 1 <= least_lag < num:
+        raise ValueError(f"least_lag must lie between 1 and the {num} windows less one, got {least_lag}")
+    similarity = self_similarity(embeddings)
+    lag = (torch.arange(num)[:, None] - torch.arange(num)[None]).abs()
+    far = similarity.masked_fill(lag < least_lag, -torch.inf).amax(dim=1)
+    return Repetition(float(far.max()), float((far >= threshold).double().mean()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelCourse:
+    """Levels of a long sound."""
+
+    loudness_lufs: float | None
+    """Integrated over all; None for silence."""
+    drift_lu_per_minute: float | None
+    """Slope of the loudness of 3 s blocks; None with fewer than two that sound."""
+    range_lu: float | None
+    """95th less 10th percentile of the blocks' loudness (the idea of EBU 3342)."""
+    clipped_share: float
+    silence_share: float
+    stereo_correlation: float
+
+
+def level_course(audio: Audio, sample_rate: int = 44_100) -> LevelCourse:
+    """Measure loudness, its drift and range, clipping, silence and stereo of a long sound."""
+    channels = to_channels(audio)
+    whole = LoudnessMeter(sample_rate, len(channels))
+    minutes, loudness = [], []
+    length = round(BLOCK_SECONDS * sample_rate)
+    for start in range(0, channels.shape[-1], length):
+        block = channels[:, start : start + length].numpy()
+        whole.push(block)
+        meter = LoudnessMeter(sample_rate, len(channels))
+        meter.push(block)
+        lufs = meter.lufs()
+        if lufs is not None and block.shape[-1] == length:
+            minutes.append(start / sample_rate / 60)
+            loudness.append(lufs)
+    values = torch.tensor(loudness, dtype=torch.float64)
+    levels = level(channels, sample_rate)
+    return LevelCourse(
+        loudness_lufs=whole.lufs(),
+        drift_lu_per_minute=slope(torch.tensor(minutes), values) if len(values) > 1 else None,
+        range_lu=float(values.quantile(0.95) - values.quantile(0.1)) if len(values) > 1 else None,
+        clipped_share=levels.clipped_share,
+        silence_share=levels.silence_share,
+        stereo_correlation=stereo_correlation(channels),
+    )
