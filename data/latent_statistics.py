@@ -10,6 +10,7 @@ them. The autoencoder itself reconstructs as before.
 """
 
 import logging
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,10 @@ from models.vae import VAE, Posterior
 logger = logging.getLogger(__name__)
 
 CORPUS_CLIPS = 256
+MAX_MEAN_DRIFT = 0.5
+"""Most that a channel's mean of another data set's latents may be off (std) before a warning."""
+MAX_STD_DRIFT = 1.5
+"""Most that a channel's std may be off, as a factor."""
 _WHOLE_CORPUS = LatentDataConfig()
 
 
@@ -80,6 +85,18 @@ def describe_drift(mean: Tensor, std: Tensor) -> str:
     """Name the worst channels of normalised latents whose mean should be 0 and whose std should be 1."""
     shifted, scaled = int(mean.abs().argmax()), int(std.log().abs().argmax())
     return f"mean {mean[shifted]:+.2f} std in channel {shifted}, std x {std[scaled]:.2f} in channel {scaled}"
+
+
+def warn_of_drift(mean: Tensor, std: Tensor, advice: str) -> None:
+    """Log a warning where normalised latents are far from mean 0 and std 1."""
+    if mean.abs().max() > MAX_MEAN_DRIFT or std.log().abs().max() > math.log(MAX_STD_DRIFT):
+        logger.warning(
+            "this data's latents are off the checkpoint's statistics by more than %g std or a factor of %g (%s); %s",
+            MAX_MEAN_DRIFT,
+            MAX_STD_DRIFT,
+            describe_drift(mean, std),
+            advice,
+        )
 
 
 def measure_clips(vae: VAE, source: ClipSet, num_workers: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
+from data.latent_statistics import LatentMoments, warn_of_drift
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
@@ -32,7 +33,7 @@ from models.meta import without_weights
 from models.text_encoder import TextEncoder
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio, TextToAudioConfig
 from models.unet import UNet
-from models.vae import VAE
+from models.vae import VAE, Posterior
 from train.callbacks import Demos, Export
 from train.ema import ema_of
 from train.gap import level_losses
@@ -124,6 +125,7 @@ class DiffusionTraining(LightningModule):
         self.seed = seed
         self.num_batches = 0
         self.is_sharded = False
+        self.is_tuning = False
 
     @property
     def completed_steps(self) -> int:
@@ -151,6 +153,26 @@ class DiffusionTraining(LightningModule):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        if self.is_tuning and self.completed_steps == 0:
+            self._compare_latents()
+
+    @torch.no_grad()
+    def _compare_latents(self) -> None:
+        """Warn when this data's latents are not distributed as those that the U-Net was trained on."""
+        moments = LatentMoments(self.model.vae.config.latent_channels)
+        for index, batch in enumerate(self.trainer.datamodule.val_dataloader()):  # pyright: ignore
+            batch = self.trainer.strategy.batch_to_device(batch, self.device)
+            latents, frame_mask = self._latents(batch, step_generators(VALIDATION_SEED, index, len(batch["prompt"])))
+            real = latents.transpose(1, 2)[slice(None) if frame_mask is None else frame_mask]
+            real = real.reshape(-1, latents.shape[1]).T[None]  # (1, channels, frames)
+            moments.push(Posterior(real, torch.zeros_like(real)))
+        if moments.num_frames:
+            warn_of_drift(
+                *moments.mean_std(),
+                "that is so for a narrow set of sounds; for a broad one, train the autoencoder on it first",
+            )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generators = step_generators(self.seed, self.num_batches, len(batch["prompt"]), self.global_rank)
@@ -344,6 +366,7 @@ def main(
         network = TextToAudio(model, VAE.load(vae), TextEncoder.load(text_encoder))
     network.unet.activation_checkpointing = activation_checkpointing
     module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed)
+    module.is_tuning = init_from is not None
     if compile:
         network.unet.compile()
     source = LatentDataModule(data, seed) if data.latents is not None else AudioDataModule(data, seed)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from data.audio import SAMPLE_RATE
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig
-from data.latent_statistics import describe_drift, latent_moments, raw_statistics
+from data.latent_statistics import latent_moments, raw_statistics, warn_of_drift
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.vae import VAE, Posterior, VAEConfig
 from train.bad_steps import BadSteps
@@ -42,10 +42,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/vae.yaml"
 NUM_DEMOS = 4
-MAX_MEAN_DRIFT = 0.5
-"""Most that a channel's mean of another data set's latents may be off (std) before a warning."""
-MAX_STD_DRIFT = 1.5
-"""Most that a channel's std may be off, as a factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,15 +197,10 @@ class VAETraining(LightningModule):
 
     def _compare_latents(self) -> None:
         """Warn when this data's latents are not distributed as those that the statistics were measured on."""
-        mean, std = latent_moments(self.vae, self._validation_audio())
-        if mean.abs().max() > MAX_MEAN_DRIFT or std.log().abs().max() > math.log(MAX_STD_DRIFT):
-            logger.warning(
-                "this data's latents are off the checkpoint's statistics by more than %g std or a factor of %g (%s); "
-                "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
-                MAX_MEAN_DRIFT,
-                MAX_STD_DRIFT,
-                describe_drift(mean, std),
-            )
+        warn_of_drift(
+            *latent_moments(self.vae, self._validation_audio()),
+            "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
+        )
 
     def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior]:
         with torch.set_grad_enabled(not self.encoder_frozen):

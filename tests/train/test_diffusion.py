@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.audio_writer import write_audio
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
@@ -52,6 +53,21 @@ def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path)
     tuned = TextToAudio.load(folder / "export")
     for key, value in start.unet.state_dict().items():
         torch.testing.assert_close(tuned.unet.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_fine_tuning_warns_of_latents_unlike_the_models(
+    tmp_path: Path, tiny_run: Path, caplog: pytest.LogCaptureFixture
+):
+    quiet, loud = tmp_path / "quiet", tmp_path / "corpus"
+    quiet.mkdir()
+    for name in ("a", "b", "c"):
+        write_audio(quiet / f"{name}.wav", torch.zeros(2, 60_000))
+        (quiet / f"{name}.txt").write_text("nothing to hear")
+    options = ["--init_from", str(tiny_run / "export"), "--trainer.max_steps", "1"]
+    train("diffusion", loud, *options)
+    assert "off the checkpoint's statistics" not in caplog.text
+    train("diffusion", tmp_path / "run", *options, "--data.folder", str(quiet))
+    assert "off the checkpoint's statistics" in caplog.text
 
 
 def training(tiny_run: Path, **optimiser: Any) -> DiffusionTraining:
