@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from data.audio import SAMPLE_RATE
 from data.cli import run
@@ -31,6 +32,7 @@ from train.trainer import TrainerConfig, seed_run
 from train.vae import VAELossConfig, VAEOptimiserConfig, VAETraining, compile_networks
 
 NEVER = 1 << 60
+NO_DEMO = DemoConfig()
 
 
 class StepTimer(Callback):
@@ -70,7 +72,7 @@ def measure_steps(
         enable_model_summary=False,
         callbacks=[timer],
     )
-    trainer.fit(module, [batch] * (WARM_UP + repeats))
+    trainer.fit(module, DataLoader([batch] * (WARM_UP + repeats), batch_size=None))  # pyright: ignore[reportArgumentType]
     device = trainer.strategy.root_device
     return Speed(
         operation=name,
@@ -127,9 +129,9 @@ def benchmark_diffusion(
     optimiser: DiffusionOptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
-    demo: DemoConfig = DemoConfig(),
-    vae: Path | None = None,
-    text_encoder: Path | None = None,
+    demo: DemoConfig = NO_DEMO,
+    vae: Path | None = None,  # noqa: ARG001
+    text_encoder: Path | None = None,  # noqa: ARG001
     compile: bool = False,
     activation_checkpointing: bool = False,
     repeats: int = 5,
