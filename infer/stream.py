@@ -56,11 +56,11 @@ class Decoding:
 
     def push(self, latents: Tensor) -> Tensor:
         """Take the next frames and return the audio that is ready."""
-        return self._limiter.push(_finite(self._decoder.push(latents)))
+        return self._limiter.push(finite_audio(self._decoder.push(latents)))
 
     def finish(self) -> Tensor:
         """End the sound: the remaining audio."""
-        last = self._limiter.push(_finite(self._decoder.finish()))
+        last = self._limiter.push(finite_audio(self._decoder.finish()))
         return torch.cat((last, self._limiter.finish()), dim=-1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:
     yield decoding.finish()
 
 
-def _finite(audio: Tensor) -> Tensor:
-    """Take audio (1, 2, samples) off the device."""
+def finite_audio(audio: Tensor) -> Tensor:
+    """Take audio (1, 2, samples) off the device; ValueError where it is not finite."""
     if not bool(torch.isfinite(audio).all()):
         raise ValueError("the model made sound that is not finite: its weights are damaged or its training diverged")
     return audio[0].float().cpu()
@@ -96,17 +96,23 @@ def _finite(audio: Tensor) -> Tensor:
 
 def cut(pieces: Iterable[Tensor], num_samples: int, fade_seconds: float = FADE_SECONDS) -> Iterator[Tensor]:
     """End the audio after `num_samples`, the last `fade_seconds` of it faded to silence."""
-    fade_samples = min(round(fade_seconds * SAMPLE_RATE), num_samples)
     done = 0
     for piece in pieces:
-        piece = piece[:, : num_samples - done]
-        left = num_samples - done - torch.arange(1, piece.shape[1] + 1)  # samples that follow each one
-        if done + piece.shape[1] > num_samples - fade_samples:
-            piece = piece * torch.sin((left / max(fade_samples, 1)).clamp(max=1) * (math.pi / 2)) ** 2
+        piece = end_at(num_samples, done, piece, fade_seconds)
         done += piece.shape[1]
         yield piece
         if done == num_samples:
             return
+
+
+def end_at(num_samples: int, done: int, piece: Tensor, fade_seconds: float = FADE_SECONDS) -> Tensor:
+    """Cut a piece (2, samples) that follows `done` samples where the whole has `num_samples`, and fade its end."""
+    fade_samples = min(round(fade_seconds * SAMPLE_RATE), num_samples)
+    piece = piece[:, : num_samples - done]
+    if done + piece.shape[1] <= num_samples - fade_samples:
+        return piece
+    left = num_samples - done - torch.arange(1, piece.shape[1] + 1)  # samples that follow each one
+    return piece * torch.sin((left / max(fade_samples, 1)).clamp(max=1) * (math.pi / 2)) ** 2
 
 
 class RawSink:

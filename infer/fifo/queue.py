@@ -76,6 +76,13 @@ class Fifo(Iterator[Tensor]):
         """Index of the queue's first frame among all that the stream makes."""
         return self.num_emitted * self.config.chunk
 
+    @property
+    def entered(self) -> int:
+        """Index of the first frame that the network has not seen yet."""
+        if not self._is_filled:
+            return self.position
+        return self.position + self.config.queue_frames - (0 if self._lag else self.config.chunk)
+
     def _coefficients(self, grid: Tensor) -> list[StepCoefficients]:
         """For every micro-step the coefficients of every frame of a full queue, (N c,)."""
         config = self.config

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,12 @@ from torch import Tensor
 import infer.fifo.__main__ as fifo_command
 from data.cli import run
 from infer import generate as generate_command
-from infer.fifo import Fifo, FifoConfig
+from infer.fifo import EndlessStream, Fifo, FifoConfig
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.samplers import make_generators
 from infer.stream import decode_stream, play
 from models.text_to_audio import TextToAudio
-from models.vae import VAE
 
 PROMPT = "heavy rain"
 QUEUE = ["--num_chunks", "3", "--chunk", "8", "--context", "8", "--micro_steps", "1"]
@@ -173,13 +171,15 @@ def test_num_steps_must_fit_the_queue(tiny_folder: Path, tmp_path: Path, capsys:
 def test_interrupted_run_leaves_a_playable_file(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def interrupted(chunks: Iterator[Tensor], vae: VAE) -> Iterator[Tensor]:
-        for count, piece in enumerate(decode_stream(chunks, vae)):
-            if count == 5:
-                signal.raise_signal(signal.SIGINT)
-            yield piece
+    next_latents = EndlessStream.next_latents
 
-    monkeypatch.setattr(fifo_command, "decode_stream", interrupted)
+    def interrupted(stream: EndlessStream) -> Tensor:
+        chunk = next_latents(stream)
+        if stream.num_samples > 40_000:
+            signal.raise_signal(signal.SIGINT)
+        return chunk
+
+    monkeypatch.setattr(EndlessStream, "next_latents", interrupted)
     with pytest.raises(SystemExit) as stop:
         play_fifo(tiny_folder, tmp_path / "stopped.wav", "--endless", "true")
     assert stop.value.code == 130
@@ -189,6 +189,72 @@ def test_interrupted_run_leaves_a_playable_file(
     stopped, whole = read(tmp_path / "stopped.wav"), read(tmp_path / "whole.wav")
     assert len(stopped) > 4 * 8 * 1024 - 11 * 1024
     assert np.array_equal(stopped, whole[: len(stopped)])
+
+
+def test_cues_are_collected_and_heard(tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    assert fifo_command.collect_cues(["--prompt", "a", "--cue", "1.5", "b", "--seed", "3", "--cue", "2", "c d"]) == [
+        *("--prompt", "a", "--seed", "3", '--cue=[[1.5, "b"], [2.0, "c d"]]')
+    ]
+    assert fifo_command.collect_cues(["--cue", "soon", "b"]) == ["--cue", "soon", "b"]
+    cues = fifo_command.collect_cues(["--cue", "0.6", "a clock ticks", "--cue", "1", "wind"])
+    with caplog.at_level("INFO"):
+        play_fifo(tiny_folder, tmp_path / "cued.wav", "--seconds", "1.2", *cues)
+    play_fifo(tiny_folder, tmp_path / "plain.wav", "--seconds", "1.2")
+    cued, plain = read(tmp_path / "cued.wav"), read(tmp_path / "plain.wav")
+    assert not np.allclose(cued[26_460:-900], plain[26_460:-900], atol=1e-3)
+    assert "cue 0.6 s, 'a clock ticks': the change begins at 0.60 s and is complete at 0.60 s" in caplog.text
+
+
+def test_a_saved_stream_goes_on_where_it_stopped(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    state = str(tmp_path / "rain.pt")
+    play_fifo(tiny_folder, tmp_path / "whole.wav", "--seconds", "2")
+    play_fifo(tiny_folder, tmp_path / "first.wav", "--seconds", "0.7", "--save_state", state)
+    resume = ["--resume_state", state, "--model", str(tiny_folder)]
+    run(fifo_command.main, argv=[*resume, "--seconds", "1.3", "--out", str(tmp_path / "second.wav")])
+    joined = np.concatenate((read(tmp_path / "first.wav"), read(tmp_path / "second.wav")))
+    assert np.array_equal(joined[:-882], read(tmp_path / "whole.wav")[:-882])
+    with pytest.raises(SystemExit) as stop:
+        run(fifo_command.main, argv=[*resume, "--prompt", "wind", "--chunk", "4"])
+    assert stop.value.code == 2
+    assert "a resumed stream keeps its own prompt, chunk; another prompt is --cue 0 TEXT" in capsys.readouterr().err
+
+
+def test_continuing_a_sound_file(tiny_folder: Path, tmp_path: Path):
+    time = np.arange(40_000) / 44_100
+    soundfile.write(tmp_path / "mine.wav", 0.4 * np.sin(3000 * time), 44_100)
+    options = ["--init_audio", str(tmp_path / "mine.wav"), "--seconds", "1.5"]
+    play_fifo(tiny_folder, tmp_path / "all.wav", *options)
+    play_fifo(tiny_folder, tmp_path / "rest.wav", *options, "--init_in_output", "false", "--seconds", "0.5")
+    whole, rest, mine = (read(tmp_path / name) for name in ("all.wav", "rest.wav", "mine.wav"))
+    begin = 40_000 // 1024 * 1024
+    assert len(whole) == 66_150
+    assert np.allclose(whole[:30_000, 0], mine[40_000 - begin :][:30_000], atol=1e-4)
+    assert np.array_equal(whole[begin : begin + 20_000], rest[:20_000])
+
+
+def test_sigterm_closes_the_file_and_a_reader_that_leaves_is_no_error(tiny_folder: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "infer.fifo", "--prompt", PROMPT, "--model", str(tiny_folder), *QUEUE, "--endless"]
+    root = Path(__file__).resolve().parents[2]
+    path = tmp_path / "a.flac"
+    with subprocess.Popen([*command, "--out", str(path)], cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        while not (path.exists() and path.stat().st_size > 100_000) and process.poll() is None:
+            threading.Event().wait(0.05)
+        process.terminate()
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert "Traceback" not in error
+    assert len(read(path)) > 20_000
+    with subprocess.Popen(
+        [*command, "--out", "-"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(50_000)) == 50_000
+        process.stdout.close()
+        error = process.stderr.read().decode()
+        assert process.wait(timeout=60) == 0
+    assert "Traceback" not in error
+    assert "ffplay -f s16le -ar 44100 -ch_layout stereo -nodisp -" in error
 
 
 def test_raw_samples_on_standard_output_and_a_reader_that_leaves(tiny_folder: Path, tmp_path: Path):

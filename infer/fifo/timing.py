@@ -1,0 +1,70 @@
+"""What the model is told about the place of its window in the piece: seconds_start and seconds_total.
+
+An endless stream has no total. It takes the null entries, or always the same middle (steady). True values say where the
+window stands, in a piece of a known length: as it nears the end, the model plays the ending. They may also come at the
+end alone (`ending`), after null or steady.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TimingMode = Literal["null", "steady", "true"]
+Position = tuple[float | None, float | None]
+"""seconds_start and seconds_total, None where not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamTiming:
+    """How the place in the piece is told."""
+
+    mode: TimingMode = "null"
+    """nothing (null), always the middle (steady), or where it is (true, for which the length must be known)."""
+    ending: bool = False
+    """Whether the last window and the one before are told the truth, so that the model ends the piece itself."""
+    piece_seconds: float | None = None
+    """Longest piece (s) the model knows; None: three quarters of its timing table."""
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the length of the piece must be known."""
+        return self.ending or self.mode == "true"
+
+
+class Timeline:
+    """Seconds of the window, and of the piece, for every place in a stream.
+
+    Args:
+        table_seconds: largest second in the model's timing table.
+        window_seconds: length of a full window of the queue.
+        total_seconds: length of the piece, None if it has no end.
+
+    Raises:
+        ValueError: the length is needed and not known, or the longest piece does not fit the table.
+    """
+
+    def __init__(
+        self, timing: StreamTiming, *, table_seconds: float, window_seconds: float, total_seconds: float | None
+    ):
+        if timing.needs_length and total_seconds is None:
+            raise ValueError("true timing and an ending need the length of the piece, got none: give it in seconds")
+        longest = table_seconds * 3 / 4 if timing.piece_seconds is None else timing.piece_seconds
+        if not 0 < longest <= table_seconds:
+            raise ValueError(f"piece_seconds must lie between 0 and the table's {table_seconds:g} s, got {longest:g}")
+        self.timing = timing
+        self.longest = longest
+        self.window_seconds = window_seconds
+        self.total_seconds = total_seconds
+
+    def at(self, start_seconds: float) -> Position:
+        """Return what to tell a window that begins `start_seconds` after the start of the stream."""
+        if self.total_seconds is not None:
+            left = self.total_seconds - start_seconds
+            if self.timing.mode == "true" or (self.timing.ending and left <= 2 * self.window_seconds):
+                return self._true(start_seconds, self.total_seconds)
+        return (None, None) if self.timing.mode == "null" else (self.longest / 3, self.longest)
+
+    def _true(self, start: float, total: float) -> Position:
+        """The truth; a piece longer than any the model knows stays in its middle until the end is near."""
+        told_total = min(total, self.longest)
+        told_start = max(min(start, told_total / 2), told_total - (total - start))
+        return max(told_start, 0.0), told_total
