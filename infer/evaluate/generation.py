@@ -11,7 +11,7 @@ import json
 import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from data.audio_writer import AudioWriter, write_audio
 from infer.fifo import Fifo, FifoConfig
 from infer.generate import generate
 from infer.guidance import GuidanceConfig, prompt_denoiser
+from infer.hashes import folder_hashes
 from infer.samplers import Method, make_generators
 from infer.stream import Decoding, cut
 from models.device import resolve_device
@@ -77,7 +78,7 @@ class GenerationConfig:
             del settings[name]
         for name in ("fifo", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampler", "eta"):
             del settings[name]
-        return settings | {"weights": weight_hashes(self.model)}
+        return settings | {"weights": folder_hashes(self.model)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,26 +88,6 @@ class Request:
     prompt: str
     seed: int
     seconds: float
-
-
-def weight_hashes(folder: Path) -> dict[str, str]:
-    """First 16 digits of the SHA-256 of every file that makes a model, by name."""
-    return dict(_weight_hashes(folder.resolve()))
-
-
-@lru_cache(maxsize=8)
-def _weight_hashes(folder: Path) -> tuple[tuple[str, str], ...]:
-    names = sorted(path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".json", ".pt", ".pth"))
-    if not names:
-        raise FileNotFoundError(f"no model in {folder}: expected a folder with config.json and safetensors")
-    hashes = []
-    for name in names:
-        digest = hashlib.sha256()
-        with (folder / name).open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        hashes.append((name, digest.hexdigest()[:16]))
-    return tuple(hashes)
 
 
 def clip_path(cache: Path, config: GenerationConfig, request: Request) -> Path:

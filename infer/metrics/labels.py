@@ -16,7 +16,7 @@ from torch import Tensor
 Direction = Literal["generated || reference", "reference || generated"]
 Activation = Literal["softmax", "sigmoid"]
 
-PROBABILITY_FLOOR = 1e-6
+PROBABILITY_FLOOR = 1e-6  # added to the second distribution, as published
 
 
 def label_divergence(
@@ -37,7 +37,7 @@ def label_divergence(
     p, q = act(generated.double()), act(reference.double())
     if direction == "reference || generated":
         p, q = q, p
-    return (p * ((p + PROBABILITY_FLOOR).log() - (q + PROBABILITY_FLOOR).log())).sum(dim=-1)
+    return (torch.special.xlogy(p, p) - p * (q + PROBABILITY_FLOOR).log()).sum(dim=-1)
 
 
 def inception_score(logits: Tensor, num_splits: int = 1, seed: int = 0) -> tuple[float, float]:

@@ -1,0 +1,117 @@
+"""Embedders by name, with weights from a file, a folder or a hub name; nothing is fetched but hub names."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from infer.embedders import clap, openl3, panns, passt, vggish
+from infer.embedders.embedder import Embedder, Preprocessing
+from infer.hashes import file_hash, folder_hashes
+from models.checkpoint import load_weights
+from models.device import resolve_device
+from models.huggingface import locate_pretrained
+
+FETCH = {
+    "passt": "passt-s-f128-p16-s10-ap.476-swa.pt of the release v0.0.1-audioset of kkoutini/PaSST on GitHub",
+    "openl3": "torchopenl3_mel256_music_512.pth.tar of torchopenl3/torchopenl3-models on GitHub",
+    "panns": "Cnn14_16k_mAP=0.438.pth of Zenodo record 3987831",
+    "vggish": "vggish-10086976.pth of the release v0.1 of harritaylor/torchvggish on GitHub",
+}
+FRONT_ENDS = ("spectrogram_extractor.", "logmel_extractor.", "pproc.")
+"""Constants that published files hold beside the weights; here they are computed."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a published file: safetensors or a pickled state dict, maybe under "model".
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    state: dict[str, Any] = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    for key in ("model", "state_dict"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+        if not name.startswith(FRONT_ENDS)
+    }
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - pickle raises anything
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}): fetch it again") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
+    return state
+
+
+def _load_network(
+    name: str, network: Callable[[], nn.Module], preprocessing: Preprocessing, weights: str, device: torch.device
+) -> Embedder:
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights of {name} at {weights or '(none given)'}: fetch {FETCH[name]}")
+    module = network()
+    load_weights(module, read_weights(path), path)
+    return Embedder(name, preprocessing, module, weights={path.name: file_hash(path)}, device=device)
+
+
+def _load_own_clap(weights: str, device: torch.device) -> Embedder:
+    network = clap.load_own(weights or "runs/clap/export").to(device)
+    return Embedder(
+        "clap",
+        network.preprocessing,
+        network,
+        text=network.clap.embed_text,
+        weights=folder_hashes(Path(weights or "runs/clap/export")),
+        device=device,
+    )
+
+
+def _load_laion_clap(weights: str, device: torch.device) -> Embedder:
+    folder = locate_pretrained(weights or "laion/clap-htsat-fused")
+    network = clap.LaionClap(folder).to(device)
+    return Embedder(
+        "laion-clap",
+        clap.LAION_PREPROCESSING,
+        network,
+        text=network.embed_text,
+        weights=folder_hashes(folder),
+        device=device,
+        batch_size=1,
+    )
+
+
+EMBEDDERS: dict[str, Callable[[str, torch.device], Embedder]] = {
+    "clap": _load_own_clap,
+    "laion-clap": _load_laion_clap,
+    "openl3": lambda w, d: _load_network("openl3", openl3.OpenL3, openl3.PREPROCESSING, w, d),
+    "panns": lambda w, d: _load_network("panns", panns.Cnn14, panns.PREPROCESSING, w, d),
+    "passt": lambda w, d: _load_network("passt", lambda: passt.Passt(passt.PasstConfig()), passt.PREPROCESSING, w, d),
+    "vggish": lambda w, d: _load_network("vggish", vggish.Vggish, vggish.PREPROCESSING, w, d),
+}
+"""How to load each embedder, from where its weights are (empty: the default) to a device."""
+
+
+def load_embedder(name: str, weights: str = "", device: str = "auto") -> Embedder:
+    """Load an embedder.
+
+    Args:
+        name: one of `EMBEDDERS`.
+        weights: the published file; for `clap` the folder that `train.clap` exported; for `laion-clap` a folder or a
+            hub name.
+
+    Raises:
+        ValueError: no such embedder, or weights that do not fit it.
+        FileNotFoundError: no weights; says what to fetch.
+    """
+    if name not in EMBEDDERS:
+        raise ValueError(f"no embedder {name!r}, expected one of {', '.join(EMBEDDERS)}")
+    return EMBEDDERS[name](weights, resolve_device(device))
