@@ -126,7 +126,7 @@ class ResumeCheckpoint(Callback):
 
     def _save(self, trainer: Trainer, steps: int) -> None:
         partial = self.folder / (RESUME_NAME + ".partial")
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             os.replace(partial, self.folder / RESUME_NAME)
         self.saved_at = steps

@@ -1,6 +1,7 @@
 """What every training shares: the Lightning trainer, its run folder, resuming and reproducible noise."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,11 @@ def fit(
     if isinstance(trainer.strategy, DDPStrategy) and not module.automatic_optimization:
         # Several losses a step, each for some of the networks: a backward pass reaches a part of the parameters.
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    with warnings.catch_warnings():
+        # Averages and frozen parts are in evaluation mode on purpose; the other one is between Lightning and torch.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
