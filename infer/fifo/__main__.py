@@ -19,7 +19,6 @@ from infer.fifo.baselines import StreamMethod
 from infer.fifo.config import ContextMode, Curve, FifoConfig, Preroll
 from infer.fifo.cues import CueMode
 from infer.fifo.guards import GuardConfig
-from infer.fifo.starts import open_with
 from infer.fifo.state import load_stream, save_stream
 from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StartMode, StreamConfig
@@ -74,6 +73,7 @@ def main(
     guidance_scale: float = 4.0,
     guidance_clean: float | None = None,
     guidance_rescale: float = 0.5,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     sampler: Method = DEFAULT.sampler,
     num_steps: int | None = None,
     micro_steps: int = DEFAULT.micro_steps,
@@ -127,6 +127,7 @@ def main(
         guidance_clean: Guidance scale of the cleanest slot of the queue, from which it rises or falls to
             guidance_scale at the noisiest; none: the same.
         guidance_rescale: Share, 0 to 1, by which the growth of the prediction under guidance is undone.
+        guidance_interval: Noise times between which the prompt pulls.
         sampler: Second order (dpmpp_2m), first order (ddim), or second order with noise (dpmpp_2m_sde).
         num_steps: Steps from noise to sound, a multiple of num_chunks; sets micro_steps.
         micro_steps: Network calls per chunk of sound (s); a chunk takes micro_steps * num_chunks steps.
@@ -185,7 +186,7 @@ def main(
         config = StreamConfig(
             method=method,
             fifo=fifo,
-            guidance=GuidanceConfig(scale=guidance_scale, rescale=guidance_rescale),
+            guidance=GuidanceConfig(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval),
             clean_scale=guidance_clean,
             negative_prompt=negative_prompt,
             timing=timing_config,
@@ -198,8 +199,8 @@ def main(
             seed=seed,
         )
         bundle = TextToAudio.load(model, resolve_device(device))
-        opening = None if init_audio is None else open_with(bundle.vae, torch.from_numpy(read_audio(init_audio)))
-        stream = EndlessStream(bundle, prompt or "", config, opening=opening, includes_opening=init_in_output)
+        sound = None if init_audio is None else torch.from_numpy(read_audio(init_audio))
+        stream = EndlessStream(bundle, prompt or "", config, init_audio=sound, init_in_output=init_in_output)
     else:
         stream = load_stream(resume_state, TextToAudio.load(model, resolve_device(device)))
     add_cues(stream, cue, cue_mode, glide_seconds)

@@ -18,7 +18,6 @@ from models.streaming import StreamingDecoder, StreamingEncoder
 from models.vae import VAE
 
 FADE_SECONDS = 0.1
-ENCODE_SAMPLES = SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -28,31 +27,36 @@ class Opening:
     audio: Tensor
     """(2, samples), whole frames of it."""
     latents: Tensor
-    """(1, channels, frames)."""
+    """(1, channels, frames): its last ones."""
 
 
 @torch.no_grad()
-def open_with(vae: VAE, audio: Tensor) -> Opening:
-    """Encode the sound (2, samples) that a stream continues.
+def open_with(vae: VAE, audio: Tensor, context: int) -> Opening:
+    """Encode the end of a sound (2, samples), so that a queue with so many frames of context can continue it.
 
     What does not fill a frame is left out at its beginning. Beyond its end the encoder hears its mirror image: silence
     there would be a sound that stops.
 
     Raises:
-        ValueError: the sound is shorter than a frame.
+        ValueError: the sound is shorter than a frame, or not stereo.
     """
     hop = vae.hop_length
-    num_frames = audio.shape[1] // hop
-    if not num_frames:
-        raise ValueError(f"the sound to continue must have at least {hop} samples, got {audio.shape[1]}")
-    audio = audio[:, audio.shape[1] - num_frames * hop :]
+    if audio.ndim != 2 or audio.shape[0] != 2 or audio.shape[1] < hop:
+        raise ValueError(f"the sound to continue must be (2, at least {hop} samples), got {tuple(audio.shape)}")
+    audio = audio[:, audio.shape[1] % hop :]
     encoder = StreamingEncoder(vae)
-    lag = -(-max(encoder.context_samples[1], 0) // hop) * hop
-    mirrored = torch.cat((audio, audio.flip(-1)[:, :lag]), dim=-1)
-    device = vae.latent_mean.device
-    pieces = [encoder.push(piece[None].to(device)).mean for piece in mirrored.split(ENCODE_SAMPLES, dim=-1)]
-    latents = torch.cat((*pieces, encoder.finish().mean), dim=-1)
-    return Opening(audio, latents[..., :num_frames])
+    before, behind = (-(-max(samples, 0) // hop) for samples in encoder.context_samples)  # frames
+    num_frames = min(max(context, _joint_frames(vae)), audio.shape[1] // hop)
+    heard = audio[:, -(num_frames + before) * hop :]
+    mirrored = torch.cat((heard, heard.flip(-1)[:, : behind * hop]), dim=-1).to(vae.latent_mean.device)
+    pieces = [encoder.push(piece[None]).mean for piece in mirrored.split(SAMPLE_RATE, dim=-1)]
+    latents = torch.cat((*pieces, encoder.finish().mean), dim=-1)[..., : heard.shape[1] // hop]
+    return Opening(audio, latents[..., -num_frames:])
+
+
+def _joint_frames(vae: VAE) -> int:
+    """Frames that the audio depends on from the beginning of the cross-fade on."""
+    return -(-round(FADE_SECONDS * SAMPLE_RATE) // vae.hop_length) + StreamingDecoder(vae).context_frames[0]
 
 
 class ContinuedDecoding:
@@ -70,9 +74,7 @@ class ContinuedDecoding:
         if opening is None:
             return
         fade_samples = min(round(FADE_SECONDS * SAMPLE_RATE), opening.audio.shape[1]) if is_heard else 0
-        # The audio of the cross-fade depends on latents that far back.
-        num_frames = -(-fade_samples // vae.hop_length) + StreamingDecoder(vae).context_frames[0]
-        latents = opening.latents[..., -max(1, num_frames) :]
+        latents = opening.latents[..., -_joint_frames(vae) :]
         self._num_skipped = latents.shape[-1] * vae.hop_length - fade_samples
         if is_heard:
             self._ready, self._fade_from = opening.audio.tensor_split([opening.audio.shape[1] - fade_samples], dim=-1)

@@ -21,7 +21,7 @@ from infer.fifo.cues import Cue, CueMode, CueSheet
 from infer.fifo.guards import DriftGuard
 from infer.fifo.partition import PartitionedNetwork
 from infer.fifo.queue import Fifo
-from infer.fifo.starts import ContinuedDecoding, Opening, repeat_first
+from infer.fifo.starts import ContinuedDecoding, Opening, open_with, repeat_first
 from infer.fifo.steering import Steering
 from infer.fifo.stream_config import StreamConfig
 from infer.fifo.timing import Timeline
@@ -45,8 +45,8 @@ class EndlessStream(Iterator[Tensor]):
     """Pieces of audio (2, samples) at 44,100 Hz, made as they are asked for, in constant memory.
 
     Args:
-        opening: a sound that is continued, from `infer.fifo.starts.open_with`.
-        includes_opening: whether it is the beginning of the output.
+        init_audio: a sound (2, samples) that is continued.
+        init_in_output: whether it is the beginning of the output.
 
     Raises:
         ValueError: the prompt is empty, or the configuration does not fit the model or itself.
@@ -58,8 +58,8 @@ class EndlessStream(Iterator[Tensor]):
         prompt: str,
         config: StreamConfig | None = None,
         *,
-        opening: Opening | None = None,
-        includes_opening: bool = True,
+        init_audio: Tensor | None = None,
+        init_in_output: bool = True,
     ):
         check_prompt(prompt)
         self.model = model
@@ -94,7 +94,7 @@ class EndlessStream(Iterator[Tensor]):
         self._num_dropped = 0  # chunks at the beginning that are not heard
         self._pending: Tensor | None = None  # audio that is ready
         self._is_finished = self._is_busy = False
-        self._begin(opening, includes_opening)
+        self._begin(init_audio, init_in_output)
 
     def _make_steering(self) -> Steering:
         config, model = self.config, self.model
@@ -123,32 +123,31 @@ class EndlessStream(Iterator[Tensor]):
             frames_per_second=self.frames_per_second,
         )
 
-    def _begin(self, opening: Opening | None, includes_opening: bool) -> None:
-        """Put the opening, or a clip, where the queue begins, and settle where it ends."""
+    def _begin(self, init_audio: Tensor | None, init_in_output: bool) -> None:
+        """Put a sound or a clip where the queue begins, and settle where it ends."""
         config, queue = self.config, self.queue_config
-        if opening is not None and (config.start == "clip" or not queue.num_context):
-            raise ValueError("to continue a sound the stream must start from noise and have a context")
-        if opening is not None:
-            self._open_with(opening, includes_opening)
+        if init_audio is not None:
+            if config.start == "clip" or not queue.num_context:
+                raise ValueError("to continue a sound the stream must start from noise and have a context")
+            self._continue(open_with(self.model.vae, init_audio, queue.num_context), init_in_output)
         elif config.start == "clip":
             num_frames = min(self.model.config.window_frames, queue.queue_frames) // queue.chunk * queue.chunk
             self._num_dropped = (queue.queue_frames - num_frames) // queue.chunk
             self._offset = -self._num_dropped * queue.chunk
         if self._num_wanted is not None and config.timing.needs_length and config.method not in CLIP_METHODS:
-            num_samples = self._num_wanted - round(self._offset * self.model.vae.hop_length)
-            self._fifo.end_after(max(1, -(-num_samples // self._chunk_samples)))
+            num_samples = self._num_wanted - self._offset * self.model.vae.hop_length
+            self._fifo.end_after(-(-num_samples // self._chunk_samples))
 
-    def _open_with(self, opening: Opening, is_heard: bool) -> None:
+    def _continue(self, opening: Opening, is_heard: bool) -> None:
         self._fifo.continue_from(opening.latents)
         self._decoding = ContinuedDecoding(self.model.vae, opening, is_heard)
-        if not is_heard:
-            return
-        self._offset = opening.latents.shape[-1]
-        if self._num_wanted is not None and self._num_wanted <= opening.audio.shape[1]:
+        num_samples = opening.audio.shape[1] if is_heard else 0
+        if self._num_wanted is not None and self._num_wanted <= num_samples:
             raise ValueError(
-                f"the sound to continue is {opening.audio.shape[1] / SAMPLE_RATE:.1f} s long: ask for more than "
+                f"the sound to continue is {num_samples / SAMPLE_RATE:.1f} s long: ask for more than "
                 f"{self.config.seconds:g} s"
             )
+        self._offset = num_samples // self.model.vae.hop_length
 
     @property
     def seconds(self) -> float:

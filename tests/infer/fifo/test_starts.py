@@ -25,20 +25,23 @@ def sound() -> Tensor:
 
 def test_latents_are_those_of_the_sound_and_its_mirror_image(tiny_model: TextToAudio, sound: Tensor):
     vae = tiny_model.vae
-    opening = open_with(vae, sound)
-    assert torch.equal(opening.audio, sound[:, 300:])
-    assert opening.latents.shape == (1, 4, 50)
-    mirrored = torch.cat((opening.audio, opening.audio.flip(-1)[:, : 30 * 1024]), dim=-1)
-    assert torch.allclose(opening.latents, vae.encode(mirrored[None])[..., :50], atol=1e-5)
-    with pytest.raises(ValueError, match="at least 1024 samples, got 500"):
-        open_with(vae, sound[:, :500])
+    for context in (0, 20, 45, 99):
+        opening = open_with(vae, sound, context)
+        assert torch.equal(opening.audio, sound[:, 300:])
+        num_frames = opening.latents.shape[-1]
+        assert min(context, 50) <= num_frames <= max(context, 30)
+        mirrored = torch.cat((opening.audio, opening.audio.flip(-1)[:, : 30 * 1024]), dim=-1)
+        assert torch.allclose(opening.latents, vae.encode(mirrored[None])[..., 50 - num_frames : 50], atol=1e-5)
+    for wrong in (sound[:, :500], sound[:1], sound[None]):
+        with pytest.raises(ValueError, match=r"must be \(2, at least 1024 samples\), got"):
+            open_with(vae, wrong, 8)
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
 def test_the_joint_has_no_seam(tiny_model: TextToAudio, sound: Tensor, is_heard: bool):
     """Behind the sound comes exactly what decoding everything at once would give there."""
     vae = tiny_model.vae
-    opening = open_with(vae, sound)
+    opening = open_with(vae, sound, 50)
     following = 0.3 * torch.randn(1, 4, 24, generator=torch.Generator().manual_seed(0))
     decoding = ContinuedDecoding(vae, opening, is_heard)
     got = torch.cat([*(decoding.push(piece) for piece in following.split(4, dim=-1)), decoding.finish()], dim=-1)
@@ -56,9 +59,9 @@ def test_the_joint_has_no_seam(tiny_model: TextToAudio, sound: Tensor, is_heard:
 
 
 def test_the_stream_continues_it(tiny_model: TextToAudio, sound: Tensor):
-    opening = open_with(tiny_model.vae, sound)
+    opening = open_with(tiny_model.vae, sound, 8)
     length = opening.audio.shape[1]
-    heard = EndlessStream(tiny_model, "rain", CONFIG, opening=opening)
+    heard = EndlessStream(tiny_model, "rain", CONFIG, init_audio=sound)
     seen = []
     network = heard._steering.network
 
@@ -69,7 +72,7 @@ def test_the_stream_continues_it(tiny_model: TextToAudio, sound: Tensor):
     heard._steering.network = recorder
     audio = heard.read(2.0)
     assert torch.equal(seen[0][:1, :, :8], opening.latents[..., -8:])
-    after = EndlessStream(tiny_model, "rain", CONFIG, opening=opening, includes_opening=False).read(0.5)
+    after = EndlessStream(tiny_model, "rain", CONFIG, init_audio=sound, init_in_output=False).read(0.5)
     assert torch.allclose(audio[:, length : length + 22_050], after, atol=1e-5)
     assert torch.equal(audio[:, :40_000], opening.audio[:, :40_000])
     fresh = EndlessStream(tiny_model, "rain", CONFIG).read(0.5)
@@ -77,23 +80,21 @@ def test_the_stream_continues_it(tiny_model: TextToAudio, sound: Tensor):
 
 
 def test_times_count_from_the_start_of_the_output(tiny_model: TextToAudio, sound: Tensor):
-    opening = open_with(tiny_model.vae, sound)
-    stream = EndlessStream(tiny_model, "rain", CONFIG, opening=opening)
+    stream = EndlessStream(tiny_model, "rain", CONFIG, init_audio=sound)
     assert stream.cue(2.0, "wind").begins_seconds == pytest.approx(2.0, abs=0.012)
     assert stream.cue(0.2, "wind").begins_seconds == pytest.approx(50 * 1024 / 44_100)
-    whole = EndlessStream(tiny_model, "rain", replace(CONFIG, seconds=1.7), opening=opening)
+    whole = EndlessStream(tiny_model, "rain", replace(CONFIG, seconds=1.7), init_audio=sound)
     assert sum(piece.shape[1] for piece in whole) == 74_970
 
 
 def test_what_cannot_be_continued(tiny_model: TextToAudio, sound: Tensor):
-    opening = open_with(tiny_model.vae, sound)
     for config, message in (
         (replace(CONFIG, seconds=1.0), "is 1.2 s long: ask for more than 1 s"),
         (replace(CONFIG, start="clip"), "must start from noise"),
         (replace(CONFIG, method="concatenate"), "have a context"),
     ):
         with pytest.raises(ValueError, match=message):
-            EndlessStream(tiny_model, "rain", config, opening=opening)
+            EndlessStream(tiny_model, "rain", config, init_audio=sound)
 
 
 def test_a_short_clip_is_lengthened_at_its_beginning():

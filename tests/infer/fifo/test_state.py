@@ -8,7 +8,6 @@ import torch
 
 from infer.fifo import EndlessStream, FifoConfig, StreamConfig
 from infer.fifo.guards import GuardConfig
-from infer.fifo.starts import open_with
 from infer.fifo.state import load_stream, save_stream
 from infer.fifo.timing import StreamTiming
 from infer.guidance import GuidanceConfig
@@ -33,10 +32,10 @@ CONFIGS = {
 def test_saved_and_taken_up_again(tiny_model: TextToAudio, tmp_path: Path, monkeypatch, name: str, stop: float):
     monkeypatch.setattr(tiny_model, "config", replace(tiny_model.config, window_frames=24))
     time = torch.arange(30_000) / 44_100
-    opening = open_with(tiny_model.vae, torch.sin(900 * time).expand(2, -1)) if name == "opening" else None
+    sound = torch.sin(900 * time).expand(2, -1) if name == "opening" else None
 
     def begin() -> EndlessStream:
-        stream = EndlessStream(tiny_model, "heavy rain", CONFIGS[name], opening=opening)
+        stream = EndlessStream(tiny_model, "heavy rain", CONFIGS[name], init_audio=sound)
         stream.cue(0.5, "a clock ticks", "glide", glide_seconds=0.5)
         stream.cue(1.3, "thunder", "bind")
         return stream
