@@ -77,6 +77,46 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.usefixtures("vae")
+@pytest.mark.parametrize(
+    ("name", "subtype", "rate", "channels"),
+    [
+        ("in.wav", "PCM_U8", 8_000, 1),
+        ("in.wav", "FLOAT", 96_000, 6),
+        ("in.flac", "PCM_24", 48_000, 2),
+        ("in.ogg", "OPUS", 48_000, 1),
+        ("in.ogg", "VORBIS", 11_025, 2),
+        ("in.aiff", "PCM_16", 44_100, 2),
+    ],
+)
+def test_odd_formats(tmp_path: Path, name: str, subtype: str, rate: int, channels: int):
+    audio = 0.3 * np.random.default_rng(0).standard_normal((rate // 4, channels)).clip(-3, 3)
+    soundfile.write(tmp_path / name, audio, rate, subtype=subtype)
+    main(tmp_path / name, tmp_path / "out.wav", tmp_path / "model")
+    result, result_rate = soundfile.read(tmp_path / "out.wav")
+    assert result_rate == RATE
+    assert result.shape == (pytest.approx(RATE // 4, abs=2), 2)
+    assert np.abs(result).max() > 0.01
+
+
+@pytest.mark.usefixtures("vae")
+@pytest.mark.parametrize("metrics", [False, True])
+def test_an_empty_file_is_one_line(tmp_path: Path, metrics: bool):
+    soundfile.write(tmp_path / "in.wav", np.zeros((0, 2)), RATE)
+    with pytest.raises(ValueError, match=r"in\.wav.* (empty|no audio|no samples)"):
+        main(tmp_path / "in.wav", tmp_path / "out.wav", tmp_path / "model", metrics=metrics)
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_silence_has_metrics_where_they_are_defined(vae: VAE, tmp_path: Path):
+    soundfile.write(tmp_path / "in.wav", np.zeros((5_000, 2)), RATE)
+    report = reconstruct.reconstruct_file(vae, tmp_path / "in.wav", tmp_path / "out.wav", measure=True)
+    assert report is not None
+    assert np.isfinite([report.stft_distance, report.mel_distance]).all()
+    assert report.si_sdr_db is None
+    assert report.loudness_difference_lu is None
+
+
+@pytest.mark.usefixtures("vae")
 def test_unreadable_file_is_named_and_the_others_are_done(tmp_path: Path):
     write_noise(tmp_path / "in" / "a.wav", 5_000)
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF nothing")

@@ -99,11 +99,12 @@ def test_encoding_in_chunks_equals_the_whole(strides: tuple[int, ...], sizes: li
         torch.testing.assert_close(std, whole.std, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_random_architectures(seed: int):
     rng = random.Random(seed)
     strides = tuple(rng.randint(2, 9) for _ in range(rng.randint(1, 3)))
-    vae = small_vae(strides, tuple(rng.randint(1, 9) for _ in range(rng.randint(0, 2))), channels=rng.randint(1, 3))
+    dilations = tuple(rng.randint(1, 9) for _ in range(rng.randint(0, 2)))
+    vae = small_vae(strides, dilations, channels=rng.randint(1, 3), stem_stride=rng.choice((1, 1, 2, 6)))
     latents = torch.randn(1, 3, rng.randint(1, 40), dtype=torch.float64)
     audio = torch.randn(1, vae.config.audio_channels, rng.randint(1, 9 * vae.hop_length), dtype=torch.float64)
     streamed = stream_decode(vae, random_chunks(latents, [1, 2, 3, 11], rng))

@@ -10,6 +10,8 @@ from train.losses import (
     SpectralLossConfig,
     discriminator_loss,
     feature_matching_loss,
+    filter_audio,
+    filter_blocks,
     generator_loss,
     waveform_loss,
 )
@@ -26,7 +28,12 @@ def stereo(seed: int, level: float = 0.1) -> Tensor:
     return torch.randn(1, 2, SAMPLES, generator=torch.Generator().manual_seed(seed)) * level
 
 
-def test_sum_and_difference_are_auralosss_at_batch_one():
+@pytest.mark.parametrize(
+    ("convergence", "log_magnitude", "terms"),
+    [(1.0, 0.0, ["stft/convergence"]), (0.0, 1.0, ["stft/log_magnitude"]), (1.0, 1.0, [])],
+    ids=["convergence", "log magnitude", "both"],
+)
+def test_sum_and_difference_are_auralosss_at_batch_one(convergence: float, log_magnitude: float, terms: list[str]):
     reference = auraloss.freq.SumAndDifferenceSTFTLoss(
         fft_sizes=list(WINDOWS),
         hop_sizes=[w // 4 for w in WINDOWS],
@@ -34,15 +41,17 @@ def test_sum_and_difference_are_auralosss_at_batch_one():
         perceptual_weighting=True,
         sample_rate=44_100,
         eps=1e-12,
+        w_sc=convergence,
+        w_log_mag=log_magnitude,
     )
     prediction, target = stereo(0), stereo(1)
     loss = spectral_loss(power_floor=1e-14, convergence_floor=0.0)
     channels = loss._channels
     loss._channels = lambda audio: channels(audio)[:, :2]  # sum and difference alone
     loss._channel_weights = lambda device: torch.full((2,), 0.5, device=device)
-    terms = loss(prediction, target)
-    ours = terms["stft/convergence"] + terms["stft/log_magnitude"]
-    assert ours.item() == pytest.approx(reference(prediction, target).item(), rel=1e-3)
+    values = loss(prediction, target)
+    ours = sum(values[term].item() for term in terms or ["stft/convergence", "stft/log_magnitude"])
+    assert ours == pytest.approx(reference(prediction, target).item(), rel=1e-3)
 
 
 def test_every_term_is_zero_at_the_target_and_positive_elsewhere():
@@ -95,6 +104,13 @@ def test_relative_floor_makes_the_loss_independent_of_level():
 def test_half_precision_is_computed_in_float():
     terms = spectral_loss()(stereo(0).bfloat16(), stereo(1).bfloat16())
     assert {value.dtype for value in terms.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("samples", [1, 100, 128, 1000])
+def test_a_filter_in_blocks_is_the_filter(samples: int):
+    taps, audio = torch.randn(101, dtype=torch.float64), torch.randn(2, 3, samples, dtype=torch.float64)
+    expected = torch.nn.functional.conv1d(audio.flatten(0, 1)[:, None], taps[None, None], padding=50)
+    torch.testing.assert_close(filter_audio(audio, filter_blocks(taps)), expected.view_as(audio))
 
 
 def test_mono():
