@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.cli import run
-from infer.fifo.config import FifoConfig
+from infer.fifo.config import IMPORTANCE, FifoConfig
 from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StreamConfig
-from models.checkpoint import has_part, load_config, save_config
+from models.checkpoint import save_config
 from models.device import resolve_device
 from models.layers import SelfAttention, Transformer
 from models.schedule import Focus
@@ -41,7 +41,6 @@ from models.text_to_audio import TextToAudio
 from models.unet import UNet
 
 REGIONS: tuple[Focus, ...] = ("last", "middle", "initial")
-PART = "importance"
 PROMPTS = (
     "heavy rain with distant thunder",
     "a drum loop at 120 bpm",
@@ -76,18 +75,19 @@ class LayerAttention:
 
     def add(self, weights: Tensor, t: Tensor, num_context: int, slots: int) -> None:
         """Take the weights (queries, keys) of a call with noise times t (frames,), the queue behind num_context."""
+        weights, t = weights.cpu().double(), t.cpu()
         padded = F.pad(t, (0, weights.shape[-1] * self.stride - len(t)), value=math.nan)
         key_t = padded.unflatten(0, (-1, self.stride)).nanmean(dim=1)  # (keys,)
-        centre = (torch.arange(len(key_t), device=t.device) + 0.5) * self.stride - num_context
+        centre = (torch.arange(len(key_t)) + 0.5) * self.stride - num_context
         inside = (centre > 0) & (centre < len(t) - num_context)
         slot = (centre[inside] * slots / (len(t) - num_context)).long()
-        weights = weights[inside][:, inside].double()
+        weights = weights[inside][:, inside]
         place = F.one_hot(slot, slots).double()  # (keys, slots)
         count = place.sum(dim=0).clamp(min=1)
-        self.map += ((place / count).T @ weights @ (place / count)).cpu()
+        self.map += (place / count).T @ weights @ (place / count)
         region = (key_t[inside] * 3).long().clamp(max=2)
         member = F.one_hot(region, 3).double()  # (keys, 3)
-        self.regions += (weights.mean(dim=0) @ member / member.sum(dim=0).clamp(min=1)).cpu()
+        self.regions += weights.mean(dim=0) @ member / member.sum(dim=0).clamp(min=1)
         self.num_calls += 1
 
 
@@ -205,17 +205,6 @@ def draw(values: dict, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def recommended_focus(model: Path) -> Focus:
-    """Return the focus that this command wrote into a model's folder.
-
-    Raises:
-        ValueError: it has not been run.
-    """
-    if not has_part(model, PART):
-        raise ValueError(f"{model} has no recommended focus, run: python -m infer.importance --model {model}")
-    return load_config(model, PART)["focus"]
-
-
 def main(
     model: Path = Path("checkpoints/demo"),
     prompts: tuple[str, ...] = PROMPTS,
@@ -246,7 +235,7 @@ def main(
     draw(values, out / "importance.png")
     (out / "importance.json").write_text(json.dumps(values | {"fifo": asdict(queue)}, indent=1) + "\n")
     if write:
-        save_config(model, PART, {name: values[name] for name in ("focus", "margin", "regions")})
+        save_config(model, IMPORTANCE, {name: values[name] for name in ("focus", "margin", "regions")})
     run_lines = [f"{name:8} {score:.3f}" for name, score in values["regions"].items()]
     tqdm.write("\n".join([*run_lines, f"focus: {values['focus']}, {values['margin']:.2f} times the next; {out}"]))
 

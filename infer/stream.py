@@ -51,6 +51,7 @@ class Decoding:
     """
 
     def __init__(self, vae: VAE):
+        self._device = vae.latent_mean.device
         self._decoder = StreamingDecoder(vae)
         self._limiter = Limiter()
 
@@ -68,9 +69,20 @@ class Decoding:
         return {"decoder": self._decoder.state_dict(), "limiter": self._limiter.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._decoder.load_state_dict(state["decoder"])
+        """Go on where `state_dict` was taken, on whatever device."""
+        self._decoder.load_state_dict(on_device(state["decoder"], self._device))
         self._limiter.load_state_dict(state["limiter"])
+
+
+def on_device(values: Any, device: torch.device) -> Any:
+    """Move all tensors in nested dicts and lists, as states are."""
+    if isinstance(values, Tensor):
+        return values.to(device)
+    if isinstance(values, dict):
+        return {name: on_device(value, device) for name, value in values.items()}
+    if isinstance(values, list):
+        return [on_device(value, device) for value in values]
+    return values
 
 
 def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ import torch
 from data.audio import SAMPLE_RATE, read_audio
 from data.cli import run
 from infer.fifo.baselines import StreamMethod
-from infer.fifo.config import ContextMode, Curve, FifoConfig, Preroll
+from infer.fifo.config import ContextMode, Curve, FifoConfig, Preroll, recommended_focus
 from infer.fifo.cues import CueMode
 from infer.fifo.guards import GuardConfig
 from infer.fifo.state import load_stream, save_stream
@@ -24,7 +24,6 @@ from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StartMode, StreamConfig
 from infer.fifo.timing import StreamTiming, TimingMode
 from infer.guidance import GuidanceConfig, check_prompt
-from infer.importance import recommended_focus
 from infer.samplers import Method
 from infer.stream import (
     FADE_SECONDS,

@@ -1,16 +1,21 @@
 """What a queue is: its shape, its time grid, its sampler, its context."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from infer.samplers import Method, check_method
+from models.checkpoint import has_part, load_config
 from models.schedule import Focus, Thirds, skip_grid_of, time_grid
 
 ContextMode = Literal["sliding", "frozen", "none"]
 Preroll = Literal["short", "full"]
 Curve = Literal["warp", "skip"]
+
+IMPORTANCE = "importance"
+"""Entry of a model's folder with the focus recommended for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +93,14 @@ class FifoConfig:
         if self.curve == "skip":
             return skip_grid_of(self.num_steps, self.focus, self.factor)
         return time_grid(self.num_steps, self.focus, self.factor, self.thirds)
+
+
+def recommended_focus(model: Path) -> Focus:
+    """Return the focus that `infer.importance` wrote into a model's folder.
+
+    Raises:
+        ValueError: it has not been run on this model.
+    """
+    if not has_part(model, IMPORTANCE):
+        raise ValueError(f"{model} has no recommended focus, run: python -m infer.importance --model {model}")
+    return load_config(model, IMPORTANCE)["focus"]

@@ -43,7 +43,7 @@ def open_with(vae: VAE, audio: Tensor, context: int) -> Opening:
     hop = vae.hop_length
     if audio.ndim != 2 or audio.shape[0] != 2 or audio.shape[1] < hop:
         raise ValueError(f"the sound to continue must be (2, at least {hop} samples), got {tuple(audio.shape)}")
-    audio = audio[:, audio.shape[1] % hop :]
+    audio = audio[:, audio.shape[1] % hop :].float().cpu()
     encoder = StreamingEncoder(vae)
     before, behind = (-(-max(samples, 0) // hop) for samples in encoder.context_samples)  # frames
     num_frames = min(max(context, _joint_frames(vae)), audio.shape[1] // hop)

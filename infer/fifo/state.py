@@ -41,7 +41,7 @@ def load_stream(path: str | Path, model: TextToAudio) -> EndlessStream:
         FileNotFoundError: there is no such file.
     """
     try:
-        saved = torch.load(path, map_location=model.device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not the state of a stream: {type(error).__name__}") from None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:

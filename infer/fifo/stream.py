@@ -27,7 +27,7 @@ from infer.fifo.stream_config import StreamConfig
 from infer.fifo.timing import Timeline
 from infer.guidance import check_prompt
 from infer.samplers import draw_noise, make_generators, sample
-from infer.stream import Decoding, check_seconds, end_at
+from infer.stream import Decoding, check_seconds, end_at, on_device
 from models.text_to_audio import TextToAudio
 
 
@@ -277,7 +277,7 @@ class EndlessStream(Iterator[Tensor]):
             self._decoding = ContinuedDecoding(self.model.vae)
         self._fifo.load_state_dict(state["fifo"])
         self._cues.load_state_dict(state["cues"])
-        self._guard.load_state_dict(state["guard"])
+        self._guard.load_state_dict(on_device(state["guard"], self.model.device))
         self._decoding.load_state_dict(state["decoding"])
         self.num_samples, self._offset, self._num_dropped, self._is_finished = state["place"]
         self._pending = state["pending"]

@@ -12,8 +12,9 @@ import infer.fifo.__main__ as fifo_command
 from data.cli import run
 from infer import importance
 from infer.fifo import FifoConfig, StreamConfig
+from infer.fifo.config import recommended_focus
 from infer.guidance import GuidanceConfig
-from infer.importance import LayerAttention, attention_weights, measure, recommended_focus, recorded, report
+from infer.importance import LayerAttention, attention_weights, measure, recorded, report
 from models.layers import SelfAttention, key_mask, merge_heads, rotary_angles
 from models.text_to_audio import TextToAudio
 

@@ -22,6 +22,7 @@ from infer.stream import (
     cut,
     decode_stream,
     file_name,
+    on_device,
     open_sink,
     play,
 )
@@ -156,6 +157,28 @@ def test_a_pipe_that_does_not_block_is_waited_for():
     reader.join()
     os.close(read)
     assert np.array_equal(np.frombuffer(bytes(received), "<f4").reshape(-1, 2).T, audio.numpy())
+
+
+def test_a_reader_that_never_reads_does_not_hold_ctrl_c_back():
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    read, write = os.pipe()
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        play(iter([torch.zeros(2, 100_000)] * 3), RawSink("s16le", write), "pipe")
+    timer.join()
+    signal.signal(signal.SIGINT, previous)
+    os.close(read)
+    os.close(write)
+
+
+def test_states_move_between_devices():
+    state = {"a": [torch.zeros(2), {"b": torch.ones(1)}], "c": 3, "d": None}
+    moved = on_device(state, torch.device("meta"))
+    assert moved["a"][0].device.type == moved["a"][1]["b"].device.type == "meta"
+    assert (moved["c"], moved["d"]) == (3, None)
 
 
 def test_a_callback_gets_every_piece():
