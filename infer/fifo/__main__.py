@@ -112,8 +112,8 @@ def main(
         cue_mode: A frame follows the text of its own time (bind), the whole queue changes at once (switch), or it
             moves from one text to the next over glide_seconds (glide).
         glide_seconds: How long a glide takes.
-        method: fifo, or for comparison: FIFO without context and a frame a step (plain-fifo), half a window at a time
-            (slide), clips put end to end (concatenate) or crossfaded (crossfade).
+        method: fifo, or for comparison: a frame a step without context (plain-fifo) or with context and skipped steps
+            (infinite-audio), half a window at a time (slide), clips end to end (concatenate) or crossfaded (crossfade).
         start: The queue grows in from noise, or starts full of a generated clip, noised again (clip).
         init_audio: A sound file that the stream continues.
         init_in_output: Whether the output begins with init_audio, or with what follows it.

@@ -1,6 +1,7 @@
 """What endless generation is compared with, in terms of the same queue and with the same number of steps.
 
-    plain-fifo    c = 1, s = 1, equal steps, DDIM, no context: FIFO as first published
+    plain-fifo    c = 1, s = 1, equal steps, DDIM, no context: FIFO-Diffusion (with `lookahead` its f/2 finished frames)
+    infinite-audio  the same with context and with steps skipped outside of the focus: InfiniteAudio
     slide         N = 1: half a window is made at a time, behind the half before it (inpainting)
     concatenate   K = 0, N = 1: clips that know nothing of each other, decoded one by one and put end to end
     crossfade     the same, overlapping
@@ -20,22 +21,25 @@ from infer.limiter import Limiter
 from infer.stream import finite_audio
 from models.vae import VAE
 
-StreamMethod = Literal["fifo", "plain-fifo", "slide", "crossfade", "concatenate"]
+StreamMethod = Literal["fifo", "plain-fifo", "infinite-audio", "slide", "crossfade", "concatenate"]
 CLIP_METHODS = ("crossfade", "concatenate")
 
 
-def queue_of(method: StreamMethod, config: FifoConfig, window_frames: int) -> FifoConfig:
+def queue_of(method: StreamMethod, config: FifoConfig, window_frames: int, lookahead_frames: int = 0) -> FifoConfig:
     """Return the queue that a method is, made from that of endless generation.
 
     Args:
         window_frames: length of a clip that the model was trained on.
+        lookahead_frames: finished frames that lookahead denoising wants in front of a plain queue.
     """
     if method == "fifo":
         return config
     alone = replace(config, context_mode="none", sink=0)
-    if method == "plain-fifo":
-        frames = config.queue_frames
-        return replace(alone, chunk=1, num_chunks=frames, micro_steps=1, sampler="ddim", eta=0.0, focus="equal")
+    if method in ("plain-fifo", "infinite-audio"):
+        single = replace(config, chunk=1, num_chunks=config.queue_frames, micro_steps=1, sampler="ddim", eta=0.0)
+        if method == "infinite-audio":
+            return replace(single, curve="skip")
+        return replace(single, context=lookahead_frames, context_mode="sliding", sink=0, focus="equal")
     whole = replace(alone, num_chunks=1, micro_steps=config.num_steps)
     if method in CLIP_METHODS:
         return replace(whole, chunk=window_frames)

@@ -64,7 +64,8 @@ class EndlessStream(Iterator[Tensor]):
         check_prompt(prompt)
         self.model = model
         self.config = config = config or StreamConfig()
-        self.queue_config = queue_of(config.method, config.fifo, model.config.window_frames)
+        lookahead_frames = config.partition_frames // 2 if config.lookahead else 0
+        self.queue_config = queue_of(config.method, config.fifo, model.config.window_frames, lookahead_frames)
         hop, chunk = model.vae.hop_length, self.queue_config.chunk
         overlap = round(config.crossfade_seconds * SAMPLE_RATE) if config.method == "crossfade" else 0
         if not 0 <= 2 * overlap <= chunk * hop:

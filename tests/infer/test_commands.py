@@ -18,7 +18,8 @@ from torch import Tensor
 import infer.fifo.__main__ as fifo_command
 from data.cli import run
 from infer import generate as generate_command
-from infer.fifo import EndlessStream, Fifo, FifoConfig
+from infer.fifo import EndlessStream, Fifo, FifoConfig, StreamConfig
+from infer.fifo.guards import GuardConfig
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.samplers import make_generators
@@ -309,9 +310,9 @@ def test_memory_does_not_grow_with_the_length(tiny_model: TextToAudio):
 
         def close(self) -> None: ...
 
-    denoiser = prompt_denoiser(tiny_model, [PROMPT], GuidanceConfig(scale=2.0))
-    config = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
-    stream = Fifo(denoiser, config, channels=4, generators=make_generators(0, 1))
+    queue = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
+    guards = GuardConfig(pull=0.1, renoise=True)
+    stream = EndlessStream(tiny_model, PROMPT, StreamConfig(fifo=queue, guards=guards))
     meter = Meter()
-    play((piece for _, piece in zip(range(100), decode_stream(stream, tiny_model.vae), strict=False)), meter, "meter")
+    play((piece for _, piece in zip(range(100), stream, strict=False)), meter, "meter")
     assert meter.bytes[100] == meter.bytes[10] > 0

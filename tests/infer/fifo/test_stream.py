@@ -25,7 +25,7 @@ RAIN, CLOCK = "heavy rain", "a clock ticks"
 RATE = 44_100 / 1024
 QUEUE = FifoConfig(context=8, chunk=4, num_chunks=4, micro_steps=1)
 CONFIG = StreamConfig(fifo=QUEUE, guidance=GuidanceConfig(scale=2.0))
-METHODS: list[StreamMethod] = ["fifo", "plain-fifo", "slide", "crossfade", "concatenate"]
+METHODS: list[StreamMethod] = ["fifo", "plain-fifo", "infinite-audio", "slide", "crossfade", "concatenate"]
 
 
 @pytest.fixture
@@ -71,6 +71,11 @@ def test_what_the_methods_are():
     assert queue_of("fifo", QUEUE, 24) is QUEUE
     plain = queue_of("plain-fifo", QUEUE, 24)
     assert (plain.window, plain.chunk, plain.num_steps, plain.micro_steps, plain.sampler) == (16, 1, 16, 1, "ddim")
+    assert queue_of("plain-fifo", QUEUE, 24, lookahead_frames=6).num_context == 6
+    paper = queue_of("infinite-audio", replace(QUEUE, focus="last"), 24)
+    assert (paper.num_context, paper.chunk, paper.num_steps, paper.sampler) == (8, 1, 16, "ddim")
+    assert (paper.grid().diff()[:3] < 0.06).all()  # all steps of the last third, every third of the others
+    assert (paper.grid().diff()[-3:] > 0.09).all()
     slide = queue_of("slide", QUEUE, 24)
     assert (slide.num_context, slide.chunk, slide.num_chunks, slide.num_steps) == (12, 12, 1, 4)
     clips = queue_of("concatenate", QUEUE, 24)
