@@ -63,6 +63,9 @@ class UNetConfig:
     """Width of the embedded noise time."""
     num_frequencies: int = 128
     """Learned frequencies in the noise time's Fourier features."""
+    global_context: bool = False
+    """Whether the mean of the context tokens modulates every block too, as the noise time does, beside cross-attention
+    as in the paper: small models obey their text sooner."""
     norm: NormKind = "group"
     """"group": over a group of channels and all frames, as in the paper; "layer": over all channels per frame."""
     num_groups: int = 8
@@ -125,6 +128,7 @@ class UNet(nn.Module):
             nn.SiLU(),
         )
         self.context_norm = nn.LayerNorm(config.context_width)
+        self.context_mlp = _context_mlp(config) if config.global_context else None
         self.conv_in = nn.Conv1d(config.latent_channels, config.widths[0], 3, padding=1)
         self.levels = nn.ModuleList(LevelBlocks(config, index) for index in range(len(config.widths)))
         width = config.widths[-1]
@@ -145,6 +149,8 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, ResidualBlock | Transformer):
                 module.start_as_identity()
+        if self.context_mlp is not None:
+            nn.init.zeros_(self.context_mlp.get_parameter("2.weight"))
         nn.init.normal_(self.conv_out.weight, std=0.1 * self.conv_out.weight[0].numel() ** -0.5)
 
     def forward(
@@ -219,6 +225,11 @@ class UNet(nn.Module):
             t = F.pad(t, (0, padding)) if t.shape[1] > 1 else t
         return latents, t, None if frame_mask is None else frame_mask[:, None]
 
+    def _modulation(self, features: Tensor, shared: Tensor | None) -> Tensor:
+        """Embed a level's noise times, (batch, time_width, frames or 1), and add what the context says to all."""
+        time = self.time_mlp[:-1](features)
+        return self.time_mlp[-1](time if shared is None else time + shared)
+
     def _prepare_levels(
         self, x: Tensor, t: Tensor, mask: Tensor | None, context: Tensor, context_mask: Tensor | None
     ) -> list[Level]:
@@ -226,6 +237,7 @@ class UNet(nn.Module):
         if context_mask is not None:  # a sample with no token at all attends to these zeros
             context = context.masked_fill(~context_mask[..., None], 0.0)
         context, context_keys = self.context_norm(context), key_mask(context_mask)
+        shared = None if self.context_mlp is None else self.context_mlp(_mean_token(context, context_mask))[..., None]
         features = self.fourier(t.float())  # (batch, features, frames or 1)
         weight = None if mask is None else mask.float()
         stride = 1
@@ -236,7 +248,7 @@ class UNet(nn.Module):
             level_mask = None if mask is None else _cells(mask, stride).any(dim=-1)
             levels.append(
                 Level(
-                    time=self.time_mlp(level_features),
+                    time=self._modulation(level_features, shared),
                     rotary=rotary_angles(x.shape[-1] // stride, width // self.config.num_heads, x.device),
                     frame_mask=level_mask,
                     frame_keys=None if level_mask is None else key_mask(level_mask[:, 0]),
@@ -267,6 +279,19 @@ def _pool_frames(features: Tensor, weight: Tensor | None, stride: int) -> Tensor
     if weight is None:
         return _cells(features, stride).mean(dim=-1)
     return _cells(features * weight, stride).sum(dim=-1) / _cells(weight, stride).sum(dim=-1).clamp_min(1)
+
+
+def _mean_token(context: Tensor, context_mask: Tensor | None) -> Tensor:
+    """Average of the tokens that are kept, (batch, width); 0 where there are none."""
+    if context_mask is None:
+        return context.mean(dim=1)
+    keep = context_mask[..., None].to(context.dtype)
+    return (context * keep).sum(dim=1) / keep.sum(dim=1).clamp_min(1)
+
+
+def _context_mlp(config: UNetConfig) -> nn.Sequential:
+    width = config.time_width
+    return nn.Sequential(nn.Linear(config.context_width, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def _residual(config: UNetConfig, in_channels: int, out_channels: int) -> ResidualBlock:

@@ -23,6 +23,7 @@ TINY = UNetConfig(
     time_width=16,
     num_frequencies=8,
     num_groups=4,
+    global_context=True,
 )
 NORMS = ["group", "layer"]
 
@@ -125,6 +126,23 @@ def test_masked_tokens_get_no_attention():
 
     close(unet(**{name: value[1:] for name, value in batch.items()} | {"context": batch["context"][1:, :2]}
                  | {"context_mask": None}), out[1:])  # fmt: skip
+
+
+def test_global_context_reaches_blocks_without_attention():
+    unattended = {"attention_depths": (0, 0, 0), "bottleneck_depth": 0}
+    batch = inputs()
+    other = batch | {"context": batch["context"] + 1 + batch["context"].flip(2)}
+    for global_context in (False, True):
+        unet = build(**unattended, global_context=global_context)
+        assert torch.equal(unet(**batch), unet(**other)) != global_context
+
+
+def test_global_context_starts_without_effect():
+    torch.manual_seed(0)
+    unet = UNet(TINY)
+    assert unet.context_mlp is not None
+    pooled = unet.context_mlp(torch.randn(3, TINY.context_width))
+    assert torch.equal(pooled, torch.zeros_like(pooled))
 
 
 def test_a_sample_without_any_token_is_safe():
