@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from infer.embedders import clap, openl3, panns, passt, vggish
+from infer.embedders import clap, mel, openl3, panns, passt, vggish
 from infer.embedders.embedder import Embedder, Preprocessing
 from infer.hashes import file_hash, folder_hashes
 from models.checkpoint import load_weights
@@ -92,6 +92,7 @@ def _load_laion_clap(weights: str, device: torch.device) -> Embedder:
 EMBEDDERS: dict[str, Callable[[str, torch.device], Embedder]] = {
     "clap": _load_own_clap,
     "laion-clap": _load_laion_clap,
+    "mel": lambda _, d: Embedder("mel", mel.PREPROCESSING, mel.MelStatistics(), device=d, batch_size=1),
     "openl3": lambda w, d: _load_network("openl3", openl3.OpenL3, openl3.PREPROCESSING, w, d),
     "panns": lambda w, d: _load_network("panns", panns.Cnn14, panns.PREPROCESSING, w, d),
     "passt": lambda w, d: _load_network("passt", lambda: passt.Passt(passt.PasstConfig()), passt.PREPROCESSING, w, d),
@@ -105,8 +106,8 @@ def load_embedder(name: str, weights: str = "", device: str = "auto") -> Embedde
 
     Args:
         name: one of `EMBEDDERS`.
-        weights: the published file; for `clap` the folder that `train.clap` exported; for `laion-clap` a folder or a
-            hub name.
+        weights: the published file; nothing for `mel`; for `clap` the folder that `train.clap` exported; for
+            `laion-clap` a folder or a hub name.
 
     Raises:
         ValueError: no such embedder, or weights that do not fit it.

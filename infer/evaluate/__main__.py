@@ -7,6 +7,11 @@ from data.cli import run
 
 COMMANDS = {
     "facts": "do generated sounds have the tempo, pitch, side ... that their prompts state?",
+    "protocol": "FD, KL, CLAP score ... as Stable Audio or AudioLDM published them",
+    "vae": "what the autoencoder keeps: STFT and mel distance, SI-SDR, FD before and after",
+    "timing": "asked against measured length",
+    "text": "does CLAP find the caption of a sound, and the sound of a caption?",
+    "compare": "two folders of results, with significance",
 }
 
 

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from data.synthetic import KINDS
 from data.synthetic.layers import BRIGHTNESSES, NOTE_NAMES, RATES
+from infer.embedders.mel import sound_features
 from infer.evaluate.fact_prompts import FactPrompt, reference_clip
-from infer.evaluate.fact_references import WordClassifier, centroid_feature, sound_features
+from infer.evaluate.fact_references import WordClassifier, centroid_feature
 from infer.metrics import (
     active_seconds,
     frame_spectra,

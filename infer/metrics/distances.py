@@ -36,8 +36,10 @@ def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterator[Tensor]:
         raise ValueError(f"embeddings must be (num, width) and not empty, got {tuple(embeddings.shape)}")
     for first in range(0, len(embeddings), rows):
         block = embeddings[first : first + rows]
-        tensor = torch.from_numpy(np.asarray(block)) if isinstance(block, np.ndarray) else block
-        yield tensor.detach().to("cpu", torch.float64)
+        if isinstance(block, np.ndarray):
+            yield torch.from_numpy(np.array(block, dtype=np.float64))
+        else:
+            yield block.detach().to("cpu", torch.float64)
 
 
 def fit_gaussian(embeddings: Embeddings) -> Gaussian:

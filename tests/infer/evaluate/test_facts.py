@@ -12,11 +12,12 @@ from torch import Tensor
 
 from data.cli import run
 from data.synthetic import KINDS
+from infer.embedders.mel import sound_features
 from infer.evaluate import fact_prompts
 from infer.evaluate import facts as facts_command
 from infer.evaluate.fact_checks import TOLERANCES, FactMeter, asked_value, key_of, loud_frames_db
 from infer.evaluate.fact_prompts import FACTS, FactPrompt, corpus_prompts, plain_prompts, render
-from infer.evaluate.fact_references import WordClassifier, sound_features
+from infer.evaluate.fact_references import WordClassifier
 from infer.evaluate.results import Results
 
 SECONDS = 4.0

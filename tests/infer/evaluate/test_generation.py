@@ -1,0 +1,87 @@
+"""Clips for prompts: cached by everything they depend on, resumed, and streams cut from their beginning."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from infer.evaluate import generation
+from infer.evaluate.generation import GenerationConfig, Request, clip_path, make_clips, read_clip
+from infer.fifo import FifoConfig
+
+REQUESTS = [Request(prompt=text, seed=seed, seconds=0.5) for seed, text in enumerate(("rain", "wind", "a clock"))]
+
+
+@pytest.fixture
+def config(tiny_folder: Path) -> GenerationConfig:
+    return GenerationConfig(model=tiny_folder, num_steps=2, batch_size=2, device="cpu")
+
+
+def test_names_depend_on_what_the_sound_depends_on(config: GenerationConfig, tmp_path: Path):
+    first = clip_path(tmp_path, config, REQUESTS[0])
+    for same in (replace(config, batch_size=7), replace(config, processes=3), replace(config, skip_seconds=1.0)):
+        assert clip_path(tmp_path, same, REQUESTS[0]) == first
+    others = [replace(config, num_steps=3), replace(config, guidance_scale=1.0), replace(config, mode="fifo")]
+    paths = [clip_path(tmp_path, other, REQUESTS[0]) for other in others]
+    paths += [clip_path(tmp_path, config, replace(REQUESTS[0], seed=9)), clip_path(tmp_path, config, REQUESTS[1])]
+    assert len({first, *paths}) == 6
+
+
+def test_only_missing_clips_are_made(config: GenerationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = make_clips(tmp_path, config, REQUESTS)
+    assert [read_clip(path).shape for path in paths] == [(2, 22_050)] * 3
+    kept = read_clip(paths[1])
+    for path in (paths[0], paths[2]):
+        path.unlink()
+    made: list[str] = []
+    original = generation.generate
+
+    def spy(model, prompts, **options):
+        made.extend(prompts)
+        return original(model, prompts, **options)
+
+    monkeypatch.setattr(generation, "generate", spy)
+    again = make_clips(tmp_path, config, REQUESTS)
+    assert made == ["rain", "a clock"]
+    assert torch.equal(read_clip(again[1]), kept)
+    make_clips(tmp_path, config, REQUESTS)
+    assert len(made) == 2
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_clips(config: GenerationConfig, tmp_path: Path):
+    alone = make_clips(tmp_path / "one", config, REQUESTS[:2])
+    spread = make_clips(tmp_path / "two", replace(config, processes=2), REQUESTS[:2])
+    for first, second in zip(alone, spread, strict=True):
+        torch.testing.assert_close(read_clip(first), read_clip(second), atol=2e-3, rtol=0)
+
+
+def test_streams_begin_after_what_is_skipped(config: GenerationConfig, tmp_path: Path):
+    queue = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
+    whole = replace(config, mode="fifo", fifo=queue)
+    skipped = replace(whole, skip_seconds=0.25)
+    long = read_clip(make_clips(tmp_path, whole, [replace(REQUESTS[0], seconds=0.75)])[0])
+    late = read_clip(make_clips(tmp_path, skipped, REQUESTS[:1])[0])
+    assert late.shape == (2, 22_050)
+    torch.testing.assert_close(late, long[:, 11_025:], atol=1e-4, rtol=0)
+    pair = [read_clip(path) for path in make_clips(tmp_path / "b", whole, [REQUESTS[0], REQUESTS[1]])]
+    torch.testing.assert_close(pair[0][:, :20_000], long[:, :20_000], atol=1e-3, rtol=0)
+    assert not torch.allclose(pair[0], pair[1], atol=1e-2)
+
+
+def test_a_clip_told_another_length_fills_the_window(config: GenerationConfig, tmp_path: Path):
+    told = [replace(REQUESTS[0], seconds_total=total) for total in (1.0, 30.0)]
+    first, second = (read_clip(path) for path in make_clips(tmp_path, config, told))
+    assert first.shape == second.shape == (2, 22_050)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_bad_settings(tmp_path: Path):
+    with pytest.raises(ValueError, match="at least 1"):
+        GenerationConfig(num_steps=0)
+    with pytest.raises(ValueError, match="skip_seconds"):
+        GenerationConfig(skip_seconds=-1.0)
+    with pytest.raises(FileNotFoundError, match="no model"):
+        make_clips(tmp_path, GenerationConfig(model=tmp_path), REQUESTS)
