@@ -24,14 +24,21 @@ def power_spectrum(audio: Tensor, window: Tensor) -> Tensor:
         audio: (rows, samples), more samples than half a window.
         window: its length must be a multiple of 4.
     """
+    if torch.compiler.is_compiling():  # it loses the gradient of a function that works in place
+        spectrum = _transform(audio, window)
+        return spectrum.real.square() + spectrum.imag.square()
     return cast(Tensor, _PowerSpectrum.apply(audio, window))
+
+
+def _transform(audio: Tensor, window: Tensor) -> Tensor:
+    hop = len(window) // OVERLAP
+    return torch.stft(audio, len(window), hop, window=window, normalized=True, return_complex=True)
 
 
 class _PowerSpectrum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, audio: Tensor, window: Tensor) -> Tensor:
-        hop = len(window) // OVERLAP
-        spectrum = torch.stft(audio, len(window), hop, window=window, normalized=True, return_complex=True)
+        spectrum = _transform(audio, window)
         ctx.save_for_backward(spectrum, window)
         ctx.num_samples = audio.shape[-1]
         return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vae import VAE, Posterior, ResidualUnit, Snake
+from models.snake import Snake
+from models.vae import VAE, Posterior, ResidualUnit
 
 
 class LayerStream(ABC):

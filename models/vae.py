@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from models.checkpoint import load_part, load_weights, save_part
 from models.meta import without_weights
+from models.snake import Snake
 
 MIN_STD = 1e-4
-SNAKE_EPSILON = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,39 +76,6 @@ class VAEConfig:
                 f"decoder_width must halve {len(self.decoder_strides)} times without remainder, "
                 f"got {self.decoder_width}"
             )
-
-
-class SnakeFunction(torch.autograd.Function):
-    """x + sin^2(alpha x) / alpha as x + (1 - cos(2 alpha x)) / (2 alpha), few passes, input alone kept for backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
-        ctx.save_for_backward(x, alpha)
-        half_inverse = 0.5 / (alpha + SNAKE_EPSILON)
-        wave = (x * (2 * alpha)).cos_().mul_(-half_inverse)
-        return wave.add_(x).add_(half_inverse)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
-        x, alpha = ctx.saved_tensors
-        phase = x * (2 * alpha)
-        slope = phase.sin()  # dy/dx - 1
-        inverse = 1 / (alpha + SNAKE_EPSILON)
-        # dy/dalpha = x sin(2 alpha x) / alpha - sin^2(alpha x) / alpha^2, written with phase to save passes
-        by_alpha = (phase * slope).add_(phase.cos_()).sub_(1).mul_(gradient).sum(dim=(0, 2), keepdim=True)
-        return slope.mul_(gradient).add_(gradient), by_alpha * (0.5 * inverse.square())
-
-
-class Snake(nn.Module):
-    """x + sin^2(alpha x) / alpha with one alpha a channel. Source: Ziyin et al. 2020, eq. 3."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
-        return cast(Tensor, SnakeFunction.apply(x, self.alpha.to(x.dtype)))
 
 
 class ResidualUnit(nn.Module):

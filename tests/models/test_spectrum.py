@@ -35,3 +35,13 @@ def test_silence_has_no_gradient_and_no_nan():
     power_spectrum(audio, torch.hann_window(16)).sum().backward()
     assert audio.grad is not None
     assert torch.equal(audio.grad, torch.zeros_like(audio))
+
+
+def test_compiled_it_has_the_same_gradient():
+    window, audio = torch.hann_window(16), torch.randn(2, 64, requires_grad=True)
+    direction = torch.randn(2, 9, 17)
+    eager, compiled = (
+        torch.autograd.grad(call(audio, window), audio, direction)[0]
+        for call in (power_spectrum, torch.compile(power_spectrum, backend="aot_eager"))
+    )
+    torch.testing.assert_close(compiled, eager)

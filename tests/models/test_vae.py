@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.vae import VAE, Posterior, Snake, SnakeFunction, VAEConfig, lapped_transform
+from models.vae import VAE, Posterior, VAEConfig, lapped_transform
 
 SMALL = VAEConfig(
     latent_channels=4,
@@ -55,18 +55,6 @@ def test_mono_works_and_a_wrong_channel_count_is_refused():
 def test_strides_that_miss_the_hop_length_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} must .* multiply to the hop length 24, got .* = 16"):
         dataclasses.replace(SMALL, **{name: (4, 4)})
-
-
-def test_snake_is_its_formula_and_its_gradient_is_right():
-    x = torch.randn(2, 3, 20, dtype=torch.float64, requires_grad=True)
-    alpha = (torch.rand(1, 3, 1, dtype=torch.float64) + 0.3).requires_grad_()
-    expected = x + torch.sin(alpha * x).square() / alpha
-    torch.testing.assert_close(SnakeFunction.apply(x, alpha), expected, rtol=0, atol=1e-7)
-    assert torch.autograd.gradcheck(SnakeFunction.apply, (x, alpha))
-
-
-def test_snake_keeps_half_precision():
-    assert Snake(3)(torch.randn(1, 3, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_weight_norm_changes_nothing_and_folds_back():

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.vae import VAE, Snake, VAEConfig
+from models.snake import Snake
+from models.vae import VAE, VAEConfig
 
 pytestmark = [
     pytest.mark.parity,
