@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.snake import Snake
-from models.vae import VAE, Posterior, ResidualUnit
+from models.vae import VAE, Posterior, Rearrange, ResidualUnit
 
 
 class LayerStream(ABC):
@@ -200,7 +200,7 @@ def layer_stream(layer: nn.Module) -> LayerStream:
         return ConvStream(layer)
     if isinstance(layer, nn.ConvTranspose1d):
         return ConvTransposeStream(layer)
-    if isinstance(layer, Snake | nn.Tanh):
+    if isinstance(layer, Snake | nn.Tanh | Rearrange):
         return PointwiseStream(layer)
     raise ValueError(f"no exact streaming of {type(layer).__name__} is known; it must be local in time")
 

@@ -1,5 +1,6 @@
 """Streamed encoding and decoding equal the whole piece at once, for any strides, chunks and lengths."""
 
+import dataclasses
 import math
 import random
 
@@ -83,6 +84,19 @@ def test_a_stem_streams_too(sizes: list[int]):
     torch.testing.assert_close(mean, posterior.mean, rtol=0, atol=1e-11)
     torch.testing.assert_close(std, posterior.std, rtol=0, atol=1e-11)
     decoded = stream_decode(vae, random_chunks(mean, sizes, rng))
+    torch.testing.assert_close(decoded, vae.decode(mean), rtol=0, atol=1e-12)
+
+
+def test_a_shared_network_streams_too():
+    torch.manual_seed(0)
+    config = dataclasses.replace(small_vae((2, 3)).config, share_channels=True, latent_channels=6)
+    vae, rng = VAE(config).double().eval(), random.Random(0)
+    audio = torch.randn(2, 2, 100, dtype=torch.float64)
+    posterior = vae.posterior(audio)
+    mean, std = stream_encode(vae, random_chunks(audio, [0, 1, 7, 20], rng))
+    torch.testing.assert_close(mean, posterior.mean, rtol=0, atol=1e-11)
+    torch.testing.assert_close(std, posterior.std, rtol=0, atol=1e-11)
+    decoded = stream_decode(vae, random_chunks(mean, [0, 1, 3], rng))
     torch.testing.assert_close(decoded, vae.decode(mean), rtol=0, atol=1e-12)
 
 

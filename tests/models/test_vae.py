@@ -136,3 +136,38 @@ def test_a_stem_takes_its_share_of_the_hop_length():
         dataclasses.replace(SMALL, stem_stride=4)
     with pytest.raises(ValueError, match="stem_stride must be 1 or even, got 3"):
         dataclasses.replace(SMALL, stem_stride=3, encoder_strides=(2, 4), decoder_strides=(4, 2))
+
+
+def shared_vae(**changes: int) -> VAE:
+    torch.manual_seed(0)
+    vae = VAE(dataclasses.replace(SMALL, share_channels=True, **changes))
+    vae.set_latent_statistics(torch.zeros(4), torch.full((4,), 0.5))
+    return vae
+
+
+def test_shared_channels_are_coded_alike_and_apart():
+    vae = shared_vae()
+    left, right = 0.1 * torch.randn(2, 1, 1, 240)
+    posterior = vae.posterior(torch.cat((left, right), dim=1))
+    swapped = vae.posterior(torch.cat((right, left), dim=1))
+    for one, other in ((posterior.mean, swapped.mean), (posterior.std, swapped.std)):
+        assert one.shape == (1, 4, 10)
+        torch.testing.assert_close(one, other.roll(2, dims=1))
+    silent_right = vae.posterior(torch.cat((left, torch.zeros_like(left)), dim=1))
+    assert torch.equal(silent_right.mean[:, :2], posterior.mean[:, :2])
+    sound = vae.decode(posterior.mean)
+    assert sound.shape == (1, 2, 240)
+    torch.testing.assert_close(vae.decode(swapped.mean), sound.flip(1))
+    assert not torch.allclose(sound[:, 0], sound[:, 1], atol=1e-4)
+
+
+def test_a_shared_network_is_that_of_one_channel():
+    mono = VAE(dataclasses.replace(SMALL, audio_channels=1, latent_channels=2))
+    assert num_parameters(shared_vae()) == num_parameters(mono)
+    with pytest.raises(ValueError, match="latent_channels must be a multiple of audio_channels = 2, got 3"):
+        shared_vae(latent_channels=3)
+
+
+def test_a_shared_network_starts_with_a_quiet_posterior():
+    posterior = shared_vae().raw_posterior(torch.randn(4, 2, 480) * 0.1)
+    assert posterior.std.mean().item() == pytest.approx(0.05, abs=0.03)
