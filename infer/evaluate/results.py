@@ -2,10 +2,13 @@
 
 results.json    command, settings, weights, versions, scores with intervals and the value of every clip, clips
 table.md        the scores, a row for each measure and a column for each subject
+table.csv       the same, a row for each score
 report.html     the same with figures, players and spectrograms side by side (`report`)
 """
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import platform
@@ -108,12 +111,22 @@ class Results:
         return markdown_table(lines)
 
     def save(self, folder: Path) -> None:
-        """Write results.json and table.md."""
+        """Write results.json, table.md and table.csv."""
         folder.mkdir(parents=True, exist_ok=True)
         content = dataclasses.asdict(self) | {"versions": versions()}
         _replace(folder / RESULTS_NAME, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
         notes = "".join(f"- {note}\n" for note in self.notes)
+        _replace(folder / "table.csv", self._csv())
         _replace(folder / "table.md", f"# {self.command}\n\n{self.table()}\n{notes}")
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(("measure", "subject", "value", "low", "high", "clips", "better"))
+        for score in self.scores:
+            row = (score.measure, score.subject, score.value, score.low, score.high, score.num, score.better)
+            writer.writerow(row)
+        return text.getvalue()
 
     @classmethod
     def load(cls, folder: Path) -> "Results":

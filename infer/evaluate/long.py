@@ -1,0 +1,304 @@
+"""The command `evaluate long`: experiments on endless sound (`long_experiments`), measured in the sound alone.
+
+Seams at the joins of each method's chunks, a line at the chunk rate, course of the level, repetition and consistency
+of 2 s windows (mel statistics, standardised over all streams of the experiment), agreement of 10 s windows with the
+prompt where there is a CLAP, time and memory; real clips of the same sounds beside them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import SAMPLE_RATE
+from data.audio_writer import AudioWriter
+from infer.embedders import Embedder, Preprocessing, load_embedder
+from infer.embedders.mel import MelStatistics
+from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
+from infer.evaluate.generation import read_clip
+from infer.evaluate.long_experiments import Experiment, Variant, variants
+from infer.evaluate.report import write_report
+from infer.evaluate.results import Better, ReportClip, Results, Score
+from infer.fifo.stream import EndlessStream
+from infer.fifo.stream_config import StreamConfig
+from infer.hashes import folder_hashes
+from infer.metrics.facts import ONSET_RATE_HZ, onset_envelope
+from infer.metrics.seams import audio_seams, line_db
+from infer.metrics.streams import adherence, consistency, level_course, repetition
+from infer.speed import peak_memory, reset_peak_memory
+from models.device import resolve_device
+from models.text_to_audio import TextToAudio
+
+POSITIONALS = ("experiment",)
+REAL = "real"
+FIGURE = "length.png"
+WINDOW_SECONDS = 2.0
+LONGEST_REAL_SECONDS = 60.0
+MAX_MEASURED_SECONDS = 600.0
+LEAST_JOIN_SECONDS = 0.1  # nearer joins leave no frames between them to compare with
+
+BETTER: dict[str, Better] = {
+    "seam flux (effect)": "lower",
+    "seam high flux (effect)": "lower",
+    "seam level step (effect)": "lower",
+    "chunk rate line (dB)": "lower",
+    "loudness drift (LU/min, size)": "lower",
+    "near repeats (share)": "lower",
+    "text cosine": "higher",
+    "text cosine, slope per minute": "higher",
+    "real-time factor": "lower",
+    "first sound (s)": "lower",
+    "peak memory (MiB)": "lower",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Played:
+    """One stream on disk, and how it was made."""
+
+    path: Path
+    chunk_seconds: float
+    costs: dict[str, float]
+
+
+def main(
+    experiment: Experiment,
+    seconds: float = 30.0,
+    prompts: int = 4,
+    seeds: int = 1,
+    model: Path = Path("checkpoints/demo"),
+    stream: StreamConfig = StreamConfig(),  # noqa: B008
+    clap: str = "",
+    device: str = "auto",
+    seed: int = 0,
+    out: Path = Path("runs/evaluate/long"),
+    report_clips: int = 3,
+) -> None:
+    """Run an experiment on endless sound; streams that are in the folder already are not made again.
+
+    Args:
+        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts.
+        seconds: Length of a stream; of the longest one in E3 and E4.
+        prompts: How many of the plain prompts.
+        seeds: Streams of each prompt.
+        model: Folder of the model.
+        stream: What is not under test.
+        clap: Export of `train.clap` that compares sound and prompt; none: left out.
+        device: auto, cpu, cuda, cuda:N or mps.
+        seed: Of the first stream.
+        out: Folder for streams and results.
+        report_clips: Prompts in report.html.
+    """
+    if seconds < 4 * WINDOW_SECONDS or prompts < 1 or seeds < 1:
+        raise ValueError(
+            f"a stream must have at least {4 * WINDOW_SECONDS:g} s, and there must be one: got {seconds:g}"
+        )
+    items = plain_prompts(min(seconds, LONGEST_REAL_SECONDS))[:prompts]
+    judge = load_embedder("clap", clap, device) if clap else None
+    bundle = TextToAudio.load(model, resolve_device(device))
+    settings = {"experiment": experiment, "seconds": seconds, "prompts": [item.prompt for item in items]}
+    results = Results(
+        command=f"evaluate long {experiment}",
+        settings=settings | {"seeds": seeds, "stream": stream, "clap": clap},
+        seed=seed,
+        weights=folder_hashes(model),
+    )
+    compared = variants(experiment, stream, seconds)
+    names = [(item, seed + number) for number in range(seeds) for item in items]
+    played: dict[str, dict[str, Played]] = {variant.label: {} for variant in compared}
+    with tqdm(total=sum(variant.seconds for variant in compared) * len(names), unit="s", desc="play") as bar:
+        for variant in compared:
+            for item, stream_seed in names:
+                name = f"{item.prompt} {stream_seed}"
+                key = stream_key(variant, name, results.weights)
+                path = out / "streams" / f"{variant.label} {name} {key}.flac".replace(" ", "-")
+                played[variant.label][name] = play(bundle, variant, item, stream_seed, path)
+                bar.update(variant.seconds)
+    for variant in compared:
+        _add_costs(results, variant.label, played[variant.label])
+    if experiment != "E4":
+        _add_sound(results, played, items, judge)
+    if experiment in ("E3", "E4"):
+        draw(out / FIGURE, results, [variant.label for variant in compared], [variant.seconds for variant in compared])
+    results.save(out)
+    write_report(
+        out, results, _report_clips(played, items, seed, report_clips), [FIGURE] * (experiment in ("E3", "E4"))
+    )
+    sys.stdout.write(f"{results.table()}wrote {out}\n")
+
+
+def stream_key(variant: Variant, name: str, weights: dict[str, str]) -> str:
+    """Eight digits that change with everything a stream depends on."""
+    content = json.dumps([dataclasses.asdict(variant), name, weights], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path: Path) -> Played:
+    """Write a stream to a file, and what it cost beside it, unless they are there."""
+    config = dataclasses.replace(variant.config, seed=seed, seconds=variant.seconds)
+    stream = EndlessStream(model, item.prompt, config)
+    chunk_seconds = stream.queue_config.chunk / stream.frames_per_second
+    notes = path.with_suffix(".json")
+    if path.exists() and notes.exists():
+        return Played(path=path, chunk_seconds=chunk_seconds, costs=json.loads(notes.read_text()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}.unfinished.flac")
+    reset_peak_memory(model.device)
+    start, first, num_samples = time.perf_counter(), math.nan, 0
+    with AudioWriter(unfinished) as writer:
+        for piece in stream:
+            if piece.shape[-1] and math.isnan(first):
+                first = time.perf_counter() - start
+            writer.write(piece)
+            num_samples += piece.shape[-1]
+    costs = {
+        "real-time factor": (time.perf_counter() - start) * SAMPLE_RATE / max(num_samples, 1),
+        "first sound (s)": first,
+        "peak memory (MiB)": peak_memory(model.device) / 2**20,
+    }
+    unfinished.replace(path)
+    notes.write_text(json.dumps(costs))
+    return Played(path=path, chunk_seconds=chunk_seconds, costs=costs)
+
+
+def _add_costs(results: Results, label: str, played: dict[str, Played]) -> None:
+    for measure in ("real-time factor", "first sound (s)", "peak memory (MiB)"):
+        values = {name: one.costs[measure] for name, one in played.items() if measure in one.costs}
+        if values:
+            results.add_mean(measure, label, values, "lower")
+
+
+def _add_sound(
+    results: Results, played: dict[str, dict[str, Played]], items: list[FactPrompt], judge: Embedder | None
+) -> None:
+    """Measure all streams, and real clips of the same sounds as one subject more."""
+    first = next(iter(played.values()))
+    chunk_seconds = next(iter(first.values())).chunk_seconds
+    windows: dict[str, dict[str, Tensor]] = {}
+    texts = {item.prompt: judge.embed_text([item.prompt])[0] for item in items} if judge else {}
+    for label in tqdm([*played, REAL], desc="measure", unit="variant"):
+        values: dict[str, dict[str, float]] = {}
+        windows[label] = {}
+        for name, audio, joins_every in _sounds(played.get(label), items, chunk_seconds):
+            measured = measure_stream(audio, joins_every)
+            if judge is not None:
+                measured |= _text_agreement(judge, audio, texts[name.rsplit(" ", 1)[0]])
+            windows[label][name] = window_embedder()(audio).vectors
+            for measure, value in measured.items():
+                values.setdefault(measure, {})[name] = value
+        for measure, by_name in values.items():
+            results.add_mean(measure, label, by_name, BETTER.get(measure, "none"))
+    _add_repetition(results, windows)
+
+
+def _sounds(
+    played: dict[str, Played] | None, items: list[FactPrompt], chunk_seconds: float
+) -> Iterator[tuple[str, Tensor, float]]:
+    """Name, sound and distance of joins of each stream; for real clips the joins of the first variant."""
+    if played is None:
+        yield from ((f"{item.prompt} {REAL}", item.real_clip(), chunk_seconds) for item in items)
+        return
+    for name, one in played.items():
+        yield name, read_clip(one.path)[:, : round(MAX_MEASURED_SECONDS * SAMPLE_RATE)], one.chunk_seconds
+
+
+def measure_stream(audio: Tensor, joins_every: float) -> dict[str, float]:
+    """Seams, the line at the chunk rate, and the course of the level of one sound (2, samples)."""
+    seconds = audio.shape[-1] / SAMPLE_RATE
+    measured: dict[str, float] = {}
+    if seconds >= 3 * joins_every and joins_every >= LEAST_JOIN_SECONDS:
+        joins = torch.arange(1, math.ceil(seconds / joins_every)) * joins_every
+        for name, seam in audio_seams(audio, joins).items():
+            measured[f"seam {name} (effect)"] = seam.effect
+            measured[f"seam {name} (p)"] = seam.p
+    if seconds >= 8 * joins_every and 1 / joins_every <= ONSET_RATE_HZ / 2:
+        measured["chunk rate line (dB)"] = line_db(onset_envelope(audio), ONSET_RATE_HZ, 1 / joins_every)
+    course = level_course(audio)
+    drift = math.nan if course.drift_lu_per_minute is None else abs(course.drift_lu_per_minute)
+    return measured | {
+        "loudness (LUFS)": math.nan if course.loudness_lufs is None else course.loudness_lufs,
+        "loudness drift (LU/min, size)": drift,
+        "clipped (share)": course.clipped_share,
+        "silent (share)": course.silence_share,
+        "stereo correlation": course.stereo_correlation,
+    }
+
+
+def window_embedder() -> Embedder:
+    """Mel statistics of successive windows of 2 s."""
+    cut = Preprocessing(
+        sample_rate=SAMPLE_RATE,
+        channels="stereo",
+        window_seconds=WINDOW_SECONDS,
+        hop_seconds=WINDOW_SECONDS,
+        keep_rest=False,
+    )
+    return Embedder("mel", cut, MelStatistics())
+
+
+def _text_agreement(judge: Embedder, audio: Tensor, text: Tensor) -> dict[str, float]:
+    length = 10 * SAMPLE_RATE
+    pieces = [piece for piece in audio.split(length, dim=-1) if piece.shape[-1] == length or audio.shape[-1] < length]
+    found = adherence(torch.cat([judge(piece).vectors for piece in pieces]), text, hop_seconds=10.0)
+    return {
+        "text cosine": found.mean,
+        "text cosine, slope per minute": found.slope_per_minute,
+        "text cosine, 10th percentile": found.tenth_percentile,
+    }
+
+
+def _add_repetition(results: Results, windows: dict[str, dict[str, Tensor]]) -> None:
+    """Add repetition of each stream and consistency of all, with features standardised over the whole experiment."""
+    everything = torch.cat([rows for by_name in windows.values() for rows in by_name.values()])
+    mean, deviation = everything.mean(dim=0), everything.std(dim=0) + 1e-6
+    for label, by_name in windows.items():
+        standard = {name: (rows - mean) / deviation for name, rows in by_name.items()}
+        found = {name: repetition(rows) for name, rows in standard.items() if len(rows) > 1}
+        results.add_mean("highest self-similarity", label, {n: one.highest for n, one in found.items()}, "none")
+        results.add_mean("near repeats (share)", label, {n: one.near_repeats for n, one in found.items()}, "lower")
+        shortest = min(len(rows) for rows in standard.values())
+        if len(standard) > 1 and shortest > 1:
+            value = consistency(torch.stack([rows[:shortest] for rows in standard.values()])).normalised()
+            results.scores.append(
+                Score(measure="consistency, normalised", subject=label, value=value, num=len(standard))
+            )
+
+
+def _report_clips(
+    played: dict[str, dict[str, Played]], items: list[FactPrompt], seed: int, number: int
+) -> Iterator[ReportClip]:
+    """The first 30 s of each variant, side by side."""
+    for item in items[:number]:
+        length = 30 * SAMPLE_RATE
+        audio = {
+            label: read_clip(by_name[f"{item.prompt} {seed}"].path)[:, :length] for label, by_name in played.items()
+        }
+        yield ReportClip(title=item.prompt, audio=audio | {REAL: item.real_clip()[:, :length]})
+
+
+def draw(path: Path, results: Results, labels: list[str], seconds: list[float]) -> None:
+    """Draw peak memory and real-time factor against length."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    values = {(score.measure, score.subject): score.value for score in results.scores}
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.5), dpi=150)
+    for axes, measure in zip(panels, ("peak memory (MiB)", "real-time factor"), strict=True):
+        axes.plot(seconds, [values.get((measure, label), math.nan) for label in labels], marker="o")
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("length (s)")
+        axes.set_ylabel(measure)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)

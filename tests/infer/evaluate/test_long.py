@@ -1,0 +1,88 @@
+"""`evaluate long`: which streams an experiment compares, and the command on a tiny model."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.cli import run
+from infer.evaluate import long
+from infer.evaluate.long_experiments import variants
+from infer.evaluate.results import Results
+from infer.fifo.config import FifoConfig
+from infer.fifo.stream_config import StreamConfig
+
+BASE = StreamConfig()
+
+
+def test_experiments():
+    labels = {
+        name: [variant.label for variant in variants(name, BASE, 60.0)] for name in ("E1", "E2", "E3", "E5", "E6")
+    }
+    assert labels["E1"] == ["offline", "equal", "initial", "middle", "last", "ours"]
+    assert labels["E3"] == ["10 s", "30 s", "60 s"]
+    assert labels["E5"][0] == "fifo"
+    assert all(len(set(found)) == len(found) for found in labels.values())
+    assert [variant.seconds for variant in variants("E4", BASE, 45.0)] == [10.0, 30.0, 45.0]
+
+
+def test_steps_of_the_second_experiment():
+    steps = {variant.label: variant.config.fifo.num_steps for variant in variants("E2", BASE, 10.0)}
+    assert steps == {
+        "200 equal": 200,
+        "250 equal": 250,
+        "curved, 130": 130,
+        "second order, 40": 40,
+        "second order, 30": 30,
+    }
+
+
+def test_parts_change_one_thing():
+    configured, *others = variants("E6", BASE, 10.0)
+    assert configured.config == BASE
+    for other in others:
+        assert other.config.fifo != BASE.fifo
+        assert other.config.guidance == BASE.guidance
+        assert other.config.fifo.queue_frames == BASE.fifo.queue_frames
+
+
+def test_measured_stream():
+    """Noise that is cut to another level every half second: seams at the joins, and only there."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(2, 441_000, generator=generator)
+    gain = torch.rand(20, generator=generator).repeat_interleave(22_050) * 0.9 + 0.1
+    at_joins, elsewhere = long.measure_stream(noise * gain, 0.5), long.measure_stream(noise, 0.5)
+    assert at_joins["seam level step (effect)"] > 2
+    assert at_joins["seam level step (p)"] < 0.01
+    assert abs(elsewhere["seam level step (effect)"]) < 1
+    assert elsewhere["loudness drift (LU/min, size)"] < 1
+    assert not any(name.startswith("seam") for name in long.measure_stream(noise, 0.02))
+
+
+def test_command(tiny_folder: Path, tmp_path: Path):
+    queue = ["--stream.fifo.num_chunks", "2", "--stream.fifo.micro_steps", "1", "--stream.fifo.context", "8"]
+    where = ["--model", str(tiny_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    argv = ["E3", "--seconds", "8", "--prompts", "2", "--report_clips", "1", *queue, *where]
+    run(long.main, argv=argv, positionals=long.POSITIONALS)
+    results = Results.load(tmp_path / "out")
+    scores = {(score.measure, score.subject): score for score in results.scores}
+    assert scores["real-time factor", "8 s"].value > 0
+    assert scores["peak memory (MiB)", "8 s"].value > 10
+    assert scores["near repeats (share)", long.REAL].num == 2
+    assert -1 <= scores["consistency, normalised", "8 s"].value <= 1
+    assert (tmp_path / "out" / long.FIGURE).exists()
+    assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == len(results.scores) + 1
+    run(long.main, argv=argv, positionals=long.POSITIONALS)  # the streams are there: the costs are those of the first
+    again = {(score.measure, score.subject): score for score in Results.load(tmp_path / "out").scores}
+    assert again["real-time factor", "8 s"].value == scores["real-time factor", "8 s"].value
+    other = variants("E3", dataclasses.replace(BASE, clean_scale=2.0), 8.0)[0]
+    assert long.stream_key(other, "rain 0", {}) != long.stream_key(variants("E3", BASE, 8.0)[0], "rain 0", {})
+    with pytest.raises(ValueError, match="at least 8 s"):
+        long.main("E3", seconds=2.0)
+
+
+def test_queue_of_the_base_is_valid():
+    for experiment in ("E1", "E2", "E5", "E6"):
+        for variant in variants(experiment, StreamConfig(fifo=FifoConfig(num_chunks=4)), 10.0):
+            assert variant.config.fifo.num_steps >= 1
