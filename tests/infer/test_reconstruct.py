@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ RATE = 44_100
 
 
 def save_tiny_vae(folder: Path, **changes: int) -> VAE:
-    sizes = {"hop_length": 32, "latent_channels": 4, "encoder_width": 2, "decoder_width": 16} | changes
+    sizes: dict[str, Any] = {"hop_length": 32, "latent_channels": 4, "encoder_width": 2, "decoder_width": 16} | changes
     torch.manual_seed(0)
     vae = VAE(VAEConfig(encoder_strides=(4, 8), decoder_strides=(8, 4), dilations=(1, 3), **sizes))
     output = vae.decoder[-2]
