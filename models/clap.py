@@ -46,6 +46,9 @@ class ClapConfig:
     """The audio tower."""
     max_tokens: int = 77
     """Longest sequence in tokens, start and end included."""
+    text_layer: int = -2
+    """Hidden state of the text tower that a diffusion model is given: -2 the next-to-last layer, as in Stable Audio;
+    0 the token embeddings."""
     embedding_width: int = 512
     """Width of the shared space."""
     projection_activation: str = "relu"
@@ -58,6 +61,8 @@ class ClapConfig:
             object.__setattr__(self, "audio", ClapAudioConfig(**self.audio))
         if self.max_tokens > self.text.max_tokens:
             raise ValueError(f"max_tokens must be at most {self.text.max_tokens} (positions), got {self.max_tokens}")
+        if not -self.text.num_layers - 1 <= self.text_layer <= self.text.num_layers:
+            raise ValueError(f"text_layer must be within {self.text.num_layers} layers, got {self.text_layer}")
 
 
 class ClapHead(nn.Module):
@@ -120,7 +125,9 @@ class Clap(nn.Module):
 
     def text_encoder(self) -> TextEncoder:
         """A frozen copy of the text tower, as the diffusion model uses it."""
-        config = TextEncoderConfig(kind="clap", max_tokens=self.config.max_tokens, clap=self.config.text)
+        config = TextEncoderConfig(
+            kind="clap", max_tokens=self.config.max_tokens, layer=self.config.text_layer, clap=self.config.text
+        )
         with without_weights():
             encoder = TextEncoder(config, self.tokenizer)
         state = {f"tower.{key}": value.detach().clone() for key, value in self.text.state_dict().items()}

@@ -64,13 +64,13 @@ def _load_network(
 
 
 def _load_own_clap(weights: str, device: torch.device) -> Embedder:
-    network = clap.load_own(weights or "runs/clap/export").to(device)
+    network = clap.load_own(weights or "checkpoints/demo").to(device)
     return Embedder(
         "clap",
         network.preprocessing,
         network,
         text=network.clap.embed_text,
-        weights=folder_hashes(Path(weights or "runs/clap/export")),
+        weights=folder_hashes(Path(weights or "checkpoints/demo")),
         device=device,
     )
 
@@ -106,8 +106,8 @@ def load_embedder(name: str, weights: str = "", device: str = "auto") -> Embedde
 
     Args:
         name: one of `EMBEDDERS`.
-        weights: the published file; nothing for `mel`; for `clap` the folder that `train.clap` exported; for
-            `laion-clap` a folder or a hub name.
+        weights: the published file; nothing for `mel`; for `clap` a folder that `train.clap` exported, or nothing for
+            the demo model's; for `laion-clap` a folder or a hub name.
 
     Raises:
         ValueError: no such embedder, or weights that do not fit it.

@@ -72,7 +72,7 @@ class WeightsConfig:
     """vggish-10086976.pth"""
     laion_clap: str = "laion/clap-htsat-fused"
     """A folder of `transformers`, or a hub name."""
-    clap: str = "runs/clap/export"
+    clap: str = "checkpoints/demo"
     """What `train.clap` exported."""
 
     def load(self, name: str, device: str) -> Embedder:

@@ -14,7 +14,7 @@ from infer.metrics.retrieval import RECALL_AT, caption_ids, ranks
 
 
 def main(
-    weights: str = "runs/clap/export",
+    weights: str = "checkpoints/demo",
     embedder: str = "clap",
     source: Path | None = None,
     audio: Path | None = None,

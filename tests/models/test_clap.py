@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from models.clap import Clap, ClapConfig
 from models.clap_audio import ClapAudioConfig, ClapAudioTower, LogMel, repeat_pad
 from models.clap_text import ClapTextConfig, ClapTextTower, text_config_from_huggingface, text_state_from_huggingface
+from models.text_encoder import TextEncoder
 from models.tokenizer import save_tokenizer, train_tokenizer
 
 TEXT = ClapTextConfig(vocab_size=300, width=16, num_layers=3, num_heads=2, feed_forward_width=24, num_positions=40)
@@ -192,6 +193,18 @@ def test_save_and_load_give_the_same_embeddings(clap: Clap, tmp_path) -> None:
     state = torch.random.get_rng_state()
     clap.save(tmp_path)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@torch.no_grad()
+def test_the_diffusion_model_gets_the_configured_layer(tokenizer: Tokenizer, tmp_path) -> None:
+    clap = Clap(dataclasses.replace(CONFIG, text_layer=0), tokenizer).eval()
+    clap.save(tmp_path)
+    embeddings, mask = TextEncoder.load(tmp_path).encode(["a siren"])
+    hidden_states = clap.text(torch.tensor([tokenizer.encode("a siren").ids]), mask)
+    torch.testing.assert_close(embeddings, hidden_states[0], atol=1.5e-3, rtol=0)
+    assert not torch.allclose(hidden_states[0], hidden_states[-2], atol=3e-3)
+    with pytest.raises(ValueError, match="text_layer must be within"):
+        dataclasses.replace(CONFIG, text_layer=CONFIG.text.num_layers + 1)
 
 
 @pytest.mark.parametrize(
