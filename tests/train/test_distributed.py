@@ -17,6 +17,8 @@ OPTIONS = {
     "vae": ["--optimiser.adversarial_start", "2", "--optimiser.joint_steps", "4"],
     "diffusion": ["--optimiser.finish_steps", "2"],
 }
+# AdamW turns the rounding of gradients near 0 into steps of full size; a network left out of the sum is off by more.
+TOLERANCE = {"vae": 0.03, "diffusion": 0.005}
 TRAINED = {"vae": ("vae.", "discriminator."), "diffusion": ("model.unet.", "model.conditioner.")}
 
 
@@ -53,4 +55,4 @@ def test_two_processes_equal_one(name: str, strategy: str, tmp_path: Path, tiny_
     keys = [key for key in ours if key.startswith(TRAINED[name]) and ours[key].is_floating_point()]
     moved = torch.cat([(ours[key] - initial[key]).flatten() for key in keys])
     apart = torch.cat([(ours[key] - theirs[key]).flatten() for key in keys])
-    assert float(apart.norm()) < 0.01 * float(moved.norm())
+    assert float(apart.norm()) < TOLERANCE[name] * float(moved.norm())
