@@ -141,10 +141,12 @@ def main(
     guidance = GuidanceConfig(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval)
     clips = [(text, seed + k) for text in texts for k in range(num_samples)]
     paths = _output_paths(out, clips)
-    audio = None if init_audio is None else torch.from_numpy(read_audio(init_audio))
     bundle = TextToAudio.load(model, resolve_device(device))
+    longest = window_seconds(bundle)
+    audio = None
+    if init_audio is not None:  # what lies behind the window is not read
+        audio = torch.from_numpy(read_audio(init_audio, num_samples=math.ceil(longest * SAMPLE_RATE)))
     if seconds is None:
-        longest = window_seconds(bundle)
         seconds = longest if audio is None else min(longest, audio.shape[-1] / SAMPLE_RATE)
     edit = None if audio is None else make_edit(bundle.vae, audio, seconds, inpaint, strength)
     num_batches = math.ceil(len(clips) / batch_size)
