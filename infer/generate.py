@@ -34,6 +34,7 @@ def generate(
     seconds: float,
     seeds: list[int],
     guidance: GuidanceConfig,
+    seconds_total: list[float] | None = None,
     negative_prompt: str | None = None,
     sampler: Method = "dpmpp_2m",
     eta: float = 0.0,
@@ -45,6 +46,7 @@ def generate(
 
     Args:
         seconds: length of every clip; the model is told that the piece starts at 0 and is this long.
+        seconds_total: lengths that the model is told instead, one for each prompt.
         edit: the sound that every clip starts from, made for the same `seconds`; None starts from noise.
         on_step: called with the number of steps done.
 
@@ -61,7 +63,12 @@ def generate(
     num_samples = max(1, round(seconds * SAMPLE_RATE))
     num_frames = math.ceil(num_samples / model.vae.hop_length)
     denoiser = prompt_denoiser(
-        model, prompts, guidance, negative_prompt=negative_prompt, seconds_start=0.0, seconds_total=seconds
+        model,
+        prompts,
+        guidance,
+        negative_prompt=negative_prompt,
+        seconds_start=0.0,
+        seconds_total=seconds_total or seconds,
     )
     generators = [make_generators(seed, 1)[0] for seed in seeds]
     noise = draw_noise(generators, model.unet.config.latent_channels, num_frames, model.device)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
@@ -41,7 +41,7 @@ def save_part(
     for index, shard in enumerate(shards, start=1):
         suffix = "" if len(shards) == 1 else f"-{index:05d}-of-{len(shards):05d}"
         path = folder / f"{name}{suffix}.safetensors"
-        _replace_atomically(path, lambda temporary, shard=shard: save_file(shard, temporary))
+        _replace_atomically(path, save(shard))
         new_files.append(path)
     for old in _part_files(folder, name):
         if old not in new_files:
@@ -54,7 +54,7 @@ def save_config(folder: str | Path, name: str, config: dict[str, Any]) -> None:
     path = Path(folder) / CONFIG_NAME
     configs = _read_configs(path.parent) if path.exists() else {}
     text = json.dumps(configs | {name: config}, indent=2) + "\n"
-    _replace_atomically(path, lambda temporary: temporary.write_text(text))
+    _replace_atomically(path, text.encode())
 
 
 def has_part(folder: str | Path, name: str) -> bool:
@@ -134,7 +134,7 @@ def replace_tensors(folder: str | Path, name: str, values: dict[str, Tensor]) ->
         found = missing & state.keys()
         if found:
             state |= {key: values[key].to(state[key].dtype).view_as(state[key]).contiguous() for key in found}
-            _replace_atomically(file, lambda temporary, state=state: save_file(state, temporary))
+            _replace_atomically(file, save(state))
             missing -= found
     if missing:
         raise ValueError(f"part {name!r} of {folder} has no {', '.join(sorted(missing))}")
@@ -164,9 +164,9 @@ def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
-def _replace_atomically(path: Path, write: Any) -> None:
+def _replace_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".partial")
-    write(temporary)
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

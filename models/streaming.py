@@ -10,7 +10,7 @@ Tensors: audio (batch, channels, samples), latents (batch, latent channels, fram
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.snake import Snake
-from models.vae import VAE, Posterior, Rearrange, ResidualUnit
+from models.vae import VAE, Posterior
+from models.vae_layers import BandPower, LappedSynthesis, PointwiseLayer, ResidualUnit, ShapedNoise, Sum
 
 
 class LayerStream(ABC):
@@ -63,26 +64,27 @@ class PointwiseStream(LayerStream):
         self.layer = layer
 
     def push(self, x: Tensor, last: bool) -> Tensor:  # noqa: ARG002
-        return self.layer(x)
+        return self.layer(x) if x.shape[-1] else self.layer(x.new_zeros(*x.shape[:2], 1))[..., :0]
 
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         return first, last
 
 
-class ConvStream(LayerStream):
-    """A convolution that keeps the inputs its next window starts with."""
+class WindowStream(LayerStream):
+    """A layer of windows at a stride, such as a convolution, that keeps the inputs its next window starts with.
+
+    Args:
+        apply: the layer without its padding, (batch, channels, length) -> (batch, out_channels, windows).
+        reach: inputs from the first to the last of a window.
+    """
 
     carried = ("kept",)
 
-    def __init__(self, conv: nn.Conv1d) -> None:
-        self.stride, self.dilation = conv.stride[0], conv.dilation[0]
-        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            raise ValueError(f"a streamed convolution needs zero padding of a given width, got {conv}")
-        self.padding = int(conv.padding[0])
-        self.reach = self.dilation * (conv.kernel_size[0] - 1) + 1
-        if self.stride > self.reach:
-            raise ValueError(f"a streamed convolution may skip no input, got stride {self.stride} > {self.reach}")
-        self.weight, self.bias, self.groups = conv.weight.detach(), conv.bias, conv.groups
+    def __init__(self, apply: Callable[[Tensor], Tensor], reach: int, stride: int, padding: int) -> None:
+        if stride > reach:
+            raise ValueError(f"a streamed layer may skip no input, got stride {stride} > {reach}")
+        self.apply = apply
+        self.reach, self.stride, self.padding = reach, stride, padding
         self.kept: Tensor | None = None  # (batch, channels, fewer than reach)
 
     def push(self, x: Tensor, last: bool) -> Tensor:
@@ -92,12 +94,33 @@ class ConvStream(LayerStream):
         num_outputs = (x.shape[-1] - self.reach) // self.stride + 1
         self.kept = x[..., max(num_outputs, 0) * self.stride :].clone()
         if num_outputs <= 0:
-            return x.new_empty(x.shape[0], self.weight.shape[0], 0)
-        return F.conv1d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            return self.apply(x.new_zeros(*x.shape[:2], self.reach))[..., :0]
+        return self.apply(x)
 
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         start = first * self.stride - self.padding
         return start, last * self.stride - self.padding + self.reach - 1
+
+
+def conv_stream(conv: nn.Conv1d) -> WindowStream:
+    """Build the streamed form of a convolution."""
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        raise ValueError(f"a streamed convolution needs zero padding of a given width, got {conv}")
+    weight, bias, stride, dilation = conv.weight.detach(), conv.bias, conv.stride[0], conv.dilation[0]
+    reach = dilation * (conv.kernel_size[0] - 1) + 1
+
+    def apply(x: Tensor) -> Tensor:
+        return F.conv1d(x, weight, bias, stride, 0, dilation, conv.groups)
+
+    return WindowStream(apply, reach, stride, int(conv.padding[0]))
+
+
+def pool_stream(pool: nn.AvgPool1d) -> WindowStream:
+    """Build the streamed form of average pooling without padding."""
+    reach, stride = pool.kernel_size[0], pool.stride[0]
+    if pool.padding[0] or pool.ceil_mode:
+        raise ValueError(f"streamed pooling takes no padding, got {pool}")
+    return WindowStream(pool, reach, stride, 0)
 
 
 class ConvTransposeStream(LayerStream):
@@ -108,7 +131,7 @@ class ConvTransposeStream(LayerStream):
 
     carried = ("kept", "num_inputs", "position")
 
-    def __init__(self, conv: nn.ConvTranspose1d) -> None:
+    def __init__(self, conv: nn.ConvTranspose1d | LappedSynthesis) -> None:
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         self.padding, self.output_padding = int(conv.padding[0]), conv.output_padding[0]
         if conv.dilation != (1,) or self.kernel < self.stride:
@@ -186,6 +209,52 @@ class ResidualStream(LayerStream):
         return min(start, first), max(end, last)
 
 
+class SumStream(LayerStream):
+    """The sum of several layers' outputs: those of the faster ones wait."""
+
+    carried = ("waiting",)
+
+    def __init__(self, layers: Iterable[LayerStream]) -> None:
+        self.layers = list(layers)
+        self.waiting: list[Tensor] | None = None
+
+    def inner(self) -> Sequence[LayerStream]:
+        return self.layers
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        outputs = [layer.push(x, last) for layer in self.layers]
+        if self.waiting is not None:
+            outputs = [torch.cat(pair, dim=-1) for pair in zip(self.waiting, outputs, strict=True)]
+        num_ready = min(output.shape[-1] for output in outputs)
+        self.waiting = [output[..., num_ready:].clone() for output in outputs]
+        first, *others = (output[..., :num_ready] for output in outputs)
+        return sum(others, start=first)
+
+    def input_span(self, first: int, last: int) -> tuple[int, int]:
+        starts, ends = zip(*(layer.input_span(first, last) for layer in self.layers), strict=True)
+        return min(starts), max(ends)
+
+
+class ShapedNoiseStream(LayerStream):
+    """Bands of noise, which go on where they stopped."""
+
+    carried = ("position",)
+
+    def __init__(self, layer: ShapedNoise) -> None:
+        self.layer = layer
+        self.position = 0
+
+    def push(self, x: Tensor, last: bool) -> Tensor:  # noqa: ARG002
+        if x.shape[-1] == 0:  # there is no convolution of nothing
+            return x.new_empty(x.shape[0], self.layer.gains.out_channels, 0)
+        shaped = self.layer.from_step(x, self.position)
+        self.position += x.shape[-1]
+        return shaped
+
+    def input_span(self, first: int, last: int) -> tuple[int, int]:
+        return first, last
+
+
 def layer_stream(layer: nn.Module) -> LayerStream:
     """Build the streamed form of a layer, or of a whole stack of layers.
 
@@ -197,10 +266,18 @@ def layer_stream(layer: nn.Module) -> LayerStream:
     if isinstance(layer, ResidualUnit):
         return ResidualStream(layer_stream(layer.block))
     if isinstance(layer, nn.Conv1d):
-        return ConvStream(layer)
-    if isinstance(layer, nn.ConvTranspose1d):
+        return conv_stream(layer)
+    if isinstance(layer, nn.ConvTranspose1d | LappedSynthesis):
         return ConvTransposeStream(layer)
-    if isinstance(layer, Snake | nn.Tanh | Rearrange):
+    if isinstance(layer, BandPower):
+        return WindowStream(layer.of_windows, 2 * layer.num_bands, layer.num_bands, layer.padding)
+    if isinstance(layer, nn.AvgPool1d):
+        return pool_stream(layer)
+    if isinstance(layer, Sum):
+        return SumStream([layer_stream(inner) for inner in layer.layers])
+    if isinstance(layer, ShapedNoise):
+        return ShapedNoiseStream(layer)
+    if isinstance(layer, Snake | nn.Tanh | PointwiseLayer):
         return PointwiseStream(layer)
     raise ValueError(f"no exact streaming of {type(layer).__name__} is known; it must be local in time")
 

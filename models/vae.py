@@ -21,7 +21,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
@@ -29,6 +28,17 @@ from torch.nn.utils.parametrize import is_parametrized
 from models.checkpoint import load_part, load_weights, save_part
 from models.meta import without_weights
 from models.snake import Snake
+from models.vae_layers import (
+    ChannelGains,
+    LappedSynthesis,
+    ResidualUnit,
+    ShapedNoise,
+    Sum,
+    band_levels,
+    down_sampling,
+    lapped_transform,
+    up_sampling,
+)
 
 MIN_STD = 1e-4
 
@@ -43,9 +53,6 @@ class VAEConfig:
     """Channels of the latents."""
     hop_length: int = 1024
     """Samples per latent frame; must be the stem's stride times the product of the strides."""
-    share_channels: bool = False
-    """Whether one mono network codes every audio channel by itself, their latents side by side (left's, then right's).
-    The paper's codes both together, which takes a small model long to learn: it drops the sides first."""
     stem_stride: int = 1
     """Stride of the first and the last convolution. 1 is the paper's. An even one above 1 leaves no layer at the full
     sample rate: both convolutions start as an orthonormal lapped transform, which makes small models train faster."""
@@ -59,6 +66,9 @@ class VAEConfig:
     """Up-sampling factor of each decoder level."""
     dilations: tuple[int, ...] = (1, 3, 9)
     """Dilation of the residual units of a level."""
+    band_levels: bool = False
+    """Whether the levels of `stem_stride` frequency bands are explicit: shown to the encoder in dB, and set by the
+    decoder on bands of noise. The paper has the networks learn them; a small one learns many times faster with it."""
     initial_log_std: float = -3.0
     """Bias of the posterior's scale before softplus, at the start of training."""
 
@@ -75,99 +85,39 @@ class VAEConfig:
                 )
         if self.stem_stride != 1 and self.stem_stride % 2:
             raise ValueError(f"stem_stride must be 1 or even, got {self.stem_stride}")
-        if self.share_channels and self.latent_channels % self.audio_channels:
-            raise ValueError(
-                f"with share_channels latent_channels must be a multiple of audio_channels = {self.audio_channels}, "
-                f"got {self.latent_channels}"
-            )
+        if self.band_levels and self.stem_stride % 4:
+            raise ValueError(f"with band_levels stem_stride must be a multiple of 4, got {self.stem_stride}")
         if self.decoder_width % 2 ** len(self.decoder_strides):
             raise ValueError(
                 f"decoder_width must halve {len(self.decoder_strides)} times without remainder, "
                 f"got {self.decoder_width}"
             )
 
-    @property
-    def network_copies(self) -> int:
-        """How many times the same network stands side by side: once for each audio channel, or once."""
-        return self.audio_channels if self.share_channels else 1
-
-    @property
-    def network_audio_channels(self) -> int:
-        """Audio channels of one network."""
-        return self.audio_channels // self.network_copies
-
-    @property
-    def network_latent_channels(self) -> int:
-        """Latent channels of one network."""
-        return self.latent_channels // self.network_copies
-
-
-class Rearrange(nn.Module):
-    """Move axes by an einops pattern, so that networks side by side share the batch axis. Local in time."""
-
-    def __init__(self, pattern: str, **sizes: int) -> None:
-        super().__init__()
-        self.pattern = pattern
-        self.sizes = sizes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rearrange(x, self.pattern, **self.sizes)
-
-
-class ResidualUnit(nn.Module):
-    """Snake, dilated convolution, Snake, 1x1 convolution, added to the input."""
-
-    def __init__(self, channels: int, dilation: int) -> None:
-        super().__init__()
-        self.block = nn.Sequential(
-            Snake(channels),
-            nn.Conv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation),
-            Snake(channels),
-            nn.Conv1d(channels, channels, kernel_size=1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
-        return x + self.block(x)
-
-
-def down_sampling(in_channels: int, out_channels: int, stride: int) -> nn.Conv1d:
-    """Convolution that makes time exactly `stride` times shorter."""
-    return nn.Conv1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
-
-
-def up_sampling(in_channels: int, out_channels: int, stride: int) -> nn.ConvTranspose1d:
-    """Transposed convolution that makes time exactly `stride` times longer."""
-    return nn.ConvTranspose1d(
-        in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2), output_padding=stride % 2
-    )
-
 
 def encoder_layers(config: VAEConfig) -> nn.Sequential:
     """Audio to the posterior's parameters: (batch, audio_channels, samples) -> (batch, 2 latent_channels, frames)."""
-    width = config.encoder_width
-    stem, audio_channels = config.stem_stride, config.network_audio_channels
+    width, stem = config.encoder_width, config.stem_stride
     if stem == 1:
-        layers: list[nn.Module] = [nn.Conv1d(audio_channels, width, kernel_size=7, padding=3)]
+        layers: list[nn.Module] = [nn.Conv1d(config.audio_channels, width, kernel_size=7, padding=3)]
     else:
-        layers = [down_sampling(audio_channels, width, stem)]
+        layers = [down_sampling(config.audio_channels, width, stem)]
     for stride in config.encoder_strides:
         layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
         layers += [Snake(width), down_sampling(width, 2 * width, stride)]
         width *= 2
+    if config.band_levels:
+        coarse = band_levels(config.audio_channels, stem, math.prod(config.encoder_strides), width)
+        fine = band_levels(config.audio_channels, config.hop_length, 1, width)
+        layers = [Sum(nn.Sequential(*layers), coarse, fine)]
     layers += [Snake(width), nn.Conv1d(width, width, kernel_size=3, padding=1)]
-    layers += [nn.Conv1d(width, 2 * config.network_latent_channels, kernel_size=1)]
-    if config.share_channels:
-        copies = config.network_copies
-        layers.insert(0, Rearrange("b (n c) t -> (b n) c t", n=copies))
-        layers.append(Rearrange("(b n) (p c) t -> b (p n c) t", n=copies, p=2))  # all means, then all scales
+    layers += [nn.Conv1d(width, 2 * config.latent_channels, kernel_size=1)]
     return nn.Sequential(*layers)
 
 
 def decoder_layers(config: VAEConfig) -> nn.Sequential:
     """Latents to audio: (batch, latent_channels, frames) -> (batch, audio_channels, samples)."""
-    width = config.decoder_width
-    audio_channels = config.network_audio_channels
-    layers: list[nn.Module] = [nn.Conv1d(config.network_latent_channels, width, kernel_size=7, padding=3)]
+    width, audio_channels = config.decoder_width, config.audio_channels
+    layers: list[nn.Module] = [nn.Conv1d(config.latent_channels, width, kernel_size=7, padding=3)]
     for stride in config.decoder_strides:
         layers += [Snake(width), up_sampling(width, width // 2, stride)]
         width //= 2
@@ -175,14 +125,29 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
     layers += [Snake(width)]
     if config.stem_stride == 1:
         layers += [nn.Conv1d(width, audio_channels, kernel_size=7, padding=3)]
-    else:
+    elif not config.band_levels:
         layers += [up_sampling(width, audio_channels, config.stem_stride)]
+    else:
+        waveforms = nn.Sequential(
+            ChannelGains(width, audio_channels),
+            up_sampling(audio_channels * width, audio_channels, config.stem_stride, groups=audio_channels),
+        )
+        coarse = _noise(width, config.stem_stride, audio_channels)
+        fine = _noise(config.decoder_width, config.hop_length, audio_channels)
+        first, *later = layers
+        layers = [
+            first,
+            Sum(nn.Sequential(*later, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), fine)),
+        ]
     layers += [nn.Tanh()]
-    if config.share_channels:
-        copies = config.network_copies
-        layers.insert(0, Rearrange("b (n c) t -> (b n) c t", n=copies))
-        layers.append(Rearrange("(b n) c t -> b (n c) t", n=copies))
     return nn.Sequential(*layers)
+
+
+def _noise(width: int, stride: int, audio_channels: int) -> nn.Sequential:
+    """Noise shaped by features, in `stride` bands: (batch, width, T) -> (batch, audio_channels, T * stride)."""
+    return nn.Sequential(
+        ShapedNoise(width, audio_channels * stride, audio_channels), LappedSynthesis(stride, audio_channels)
+    )
 
 
 @dataclass(frozen=True)
@@ -207,19 +172,6 @@ class Posterior:
         """Divergence from N(0, 1): summed over channels, mean over batch and time, without the factor 1/2."""
         variance = self.std.square()
         return (self.mean.square() + variance - variance.log() - 1).sum(dim=1).mean()
-
-
-def lapped_transform(stride: int, channels: int) -> Tensor:
-    """Orthonormal basis of the modified discrete cosine transform: (channels * stride, channels, 2 * stride).
-
-    Rows go from low to high frequency; for stereo each frequency has a row for the sum and one for the difference.
-    Source: Princen & Bradley 1986, with a sine window.
-    """
-    n, k = torch.arange(2 * stride) + 0.5, torch.arange(stride)[:, None] + 0.5
-    window = torch.sin(math.pi / (2 * stride) * n)
-    cosines = math.sqrt(2 / stride) * window * torch.cos(math.pi / stride * (n + stride / 2) * k)
-    mixing = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2) if channels == 2 else torch.eye(channels)
-    return torch.einsum("kn,rc->krcn", cosines, mixing).reshape(stride * channels, channels, 2 * stride)
 
 
 def _convolutions(network: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
@@ -359,8 +311,7 @@ class VAE(nn.Module):
         signal-to-noise ratio after 160 steps, this start 11.6 dB.
         """
         for convolution in _convolutions(self):
-            kernel = convolution.kernel_size[0]
-            fan_in = convolution.in_channels * kernel
+            fan_in = convolution.in_channels // convolution.groups * convolution.kernel_size[0]
             if isinstance(convolution, nn.ConvTranspose1d):
                 fan_in //= convolution.stride[0]
             nn.init.normal_(convolution.weight, std=fan_in**-0.5)
@@ -368,12 +319,17 @@ class VAE(nn.Module):
         for unit in self.modules():
             if isinstance(unit, ResidualUnit):
                 cast(nn.Conv1d, unit.block[-1]).weight.mul_(0.3)
-        output, projection = _convolutions(self.decoder)[-1], _convolutions(self.encoder)[-1]
+            elif isinstance(unit, ChannelGains | ShapedNoise):
+                unit.initialise()
+        first, projection = _convolutions(self.encoder)[0], _convolutions(self.encoder)[-1]
+        output = _convolutions(self.decoder)[-1]
         if self.config.stem_stride > 1:
-            basis = lapped_transform(self.config.stem_stride, self.config.network_audio_channels)
-            for convolution in (_convolutions(self.encoder)[0], output):
-                rows = min(len(basis), len(convolution.weight))
-                convolution.weight[:rows] = basis[:rows]
+            output = [c for c in _convolutions(self.decoder) if isinstance(c, nn.ConvTranspose1d)][-1]
+            basis = lapped_transform(self.config.stem_stride, self.config.audio_channels)
+            for convolution in (first, output):
+                weight = convolution.weight.unflatten(0, (convolution.groups, -1))  # (groups, rows, channels, kernel)
+                rows = min(len(basis), weight.shape[1])
+                weight[:, :rows] = basis[:rows].unflatten(1, (convolution.groups, -1)).transpose(0, 1)
         output.weight.mul_(0.1)
         assert projection.bias is not None
-        projection.bias[self.config.network_latent_channels :].fill_(self.config.initial_log_std)
+        projection.bias[self.config.latent_channels :].fill_(self.config.initial_log_std)

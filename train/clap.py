@@ -80,7 +80,7 @@ class ClapTraining(LightningModule):
             {"params": decayed, "weight_decay": self.optimiser.weight_decay},
             {"params": undecayed, "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate, betas=self.optimiser.betas)
+        optimiser = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate, betas=self.optimiser.betas, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

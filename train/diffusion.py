@@ -150,6 +150,7 @@ class DiffusionTraining(LightningModule):
             lr=self.optimiser.learning_rate,
             betas=self.optimiser.betas,
             weight_decay=self.optimiser.weight_decay,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

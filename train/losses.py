@@ -32,6 +32,9 @@ class SpectralLossConfig:
     """Spectrogram windows in samples; the hop is a quarter."""
     mel_bins: int = 0
     """Mel bands of the longest window (shorter windows get proportionally fewer, at least 5); 0 = no mel term."""
+    mel_frames: int = 1
+    """Frames over which the mel term averages power before the logarithm. Above 1 it compares levels rather than the
+    chance fluctuations of noise, which otherwise make noise come out too quiet."""
     power_floor: float = 1e-8
     """Added to every bin's power before the logarithm; a bin of white noise at -75 dBFS has about 1e-8."""
     relative_floor: float = 0.0
@@ -92,9 +95,15 @@ class SpectralLoss(nn.Module):
         }
         if self.config.mel_bins:
             bank = getattr(self, f"mel_{length}")  # (bins, mels)
-            mel_p, mel_t = (power.transpose(2, 3) @ bank for power in (power_p, power_t))
+            mel_p, mel_t = (self._smooth(power.transpose(2, 3) @ bank) for power in (power_p, power_t))
             distances["stft/mel"] = self._log_distance(mel_p, mel_t, relative_floor)
         return distances
+
+    def _smooth(self, power: Tensor) -> Tensor:
+        """Average over `mel_frames` frames at a time; the last few are left out. (batch, channels, frames, bins)."""
+        frames = self.config.mel_frames
+        whole = power.shape[2] // frames * frames
+        return power[:, :, :whole].unflatten(2, (-1, frames)).mean(dim=3) if frames > 1 else power
 
     def _log_distance(self, power_p: Tensor, power_t: Tensor, relative_floor: Tensor) -> Tensor:
         """Mean |log ratio| of magnitudes, (batch, channels); bins where both are below the relative floor count less.

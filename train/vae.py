@@ -123,7 +123,7 @@ class VAETraining(LightningModule):
         return self.completed_steps >= self.optimiser.adversarial_start
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        settings: dict[str, Any] = {"lr": self.optimiser.learning_rate, "betas": self.optimiser.betas}
+        settings: dict[str, Any] = {"lr": self.optimiser.learning_rate, "betas": self.optimiser.betas, "fused": True}
         return [
             torch.optim.AdamW(self.vae.parameters(), **settings),
             torch.optim.AdamW(self.discriminator.parameters(), **settings),
@@ -207,7 +207,9 @@ class VAETraining(LightningModule):
             posterior = self.vae.raw_posterior(audio)
         generators = step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
         latents = posterior.sample(generators)
-        return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # for the decoder's noise
+            torch.manual_seed(generators[0].initial_seed())
+            return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior
 
     def _reconstruction_terms(self, audio: Tensor, reconstruction: Tensor, posterior: Posterior) -> dict[str, Tensor]:
         return self.spectral_loss(reconstruction, audio) | {

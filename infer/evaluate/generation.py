@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -26,11 +26,9 @@ from infer.fifo import Fifo, FifoConfig
 from infer.generate import generate
 from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.hashes import folder_hashes
-from infer.limiter import limit
-from infer.samplers import Method, draw_noise, make_generators, sample
+from infer.samplers import Method, make_generators
 from infer.stream import Decoding, cut
 from models.device import resolve_device
-from models.schedule import time_grid
 from models.text_to_audio import TextToAudio
 
 
@@ -178,20 +176,18 @@ def _make_fixed(
     def on_step(_: int) -> None:
         bar.update(len(batch) / config.num_steps)
 
-    if all(request.seconds_total is None for request in requests):
-        audio = generate(
-            model,
-            prompts,
-            seconds=seconds,
-            seeds=seeds,
-            guidance=_guidance(config),
-            sampler=config.sampler,
-            eta=config.eta,
-            num_steps=config.num_steps,
-            on_step=on_step,
-        )
-    else:
-        audio = _generate_timed(config, model, requests, seconds, on_step)
+    audio = generate(
+        model,
+        prompts,
+        seconds=seconds,
+        seeds=seeds,
+        guidance=_guidance(config),
+        seconds_total=[request.seconds_total or seconds for request in requests],
+        sampler=config.sampler,
+        eta=config.eta,
+        num_steps=config.num_steps,
+        on_step=on_step,
+    )
     for path, clip in zip(batch, audio, strict=True):
         unfinished = _unfinished(path)
         write_audio(unfinished, clip)
@@ -199,26 +195,6 @@ def _make_fixed(
 
 
 @torch.no_grad()
-def _generate_timed(
-    config: GenerationConfig,
-    model: TextToAudio,
-    requests: list[Request],
-    seconds: float,
-    on_step: Callable[[int], object],
-) -> list[Tensor]:
-    """Make clips of `seconds` while the model is told other lengths: (2, samples) each."""
-    totals = [seconds if request.seconds_total is None else request.seconds_total for request in requests]
-    denoiser = prompt_denoiser(
-        model, [r.prompt for r in requests], _guidance(config), seconds_start=0.0, seconds_total=totals
-    )
-    generators = [make_generators(request.seed, 1)[0] for request in requests]
-    num_samples = round(seconds * SAMPLE_RATE)
-    num_frames = math.ceil(num_samples / model.vae.hop_length)
-    noise = draw_noise(generators, model.unet.config.latent_channels, num_frames, model.device)
-    latents = sample(denoiser, noise, time_grid(config.num_steps), config.sampler, config.eta, generators, on_step)
-    return [limit(clip)[:, :num_samples] for clip in model.vae.decode(latents).cpu()]
-
-
 def _make_streams(
     config: GenerationConfig, model: TextToAudio, batch: dict[Path, Request], seconds: float, bar: tqdm
 ) -> None:

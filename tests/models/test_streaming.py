@@ -87,17 +87,22 @@ def test_a_stem_streams_too(sizes: list[int]):
     torch.testing.assert_close(decoded, vae.decode(mean), rtol=0, atol=1e-12)
 
 
-def test_a_shared_network_streams_too():
+def test_band_levels_and_shaped_noise_stream_too():
     torch.manual_seed(0)
-    config = dataclasses.replace(small_vae((2, 3)).config, share_channels=True, latent_channels=6)
+    config = dataclasses.replace(small_vae((2, 3), stem_stride=4).config, band_levels=True)
     vae, rng = VAE(config).double().eval(), random.Random(0)
-    audio = torch.randn(2, 2, 100, dtype=torch.float64)
+    audio = torch.randn(2, 2, 24 * 17 + 5, dtype=torch.float64)
     posterior = vae.posterior(audio)
-    mean, std = stream_encode(vae, random_chunks(audio, [0, 1, 7, 20], rng))
+    mean, std = stream_encode(vae, random_chunks(audio, [0, 1, 7, 20, 100], rng))
     torch.testing.assert_close(mean, posterior.mean, rtol=0, atol=1e-11)
     torch.testing.assert_close(std, posterior.std, rtol=0, atol=1e-11)
     decoded = stream_decode(vae, random_chunks(mean, [0, 1, 3], rng))
     torch.testing.assert_close(decoded, vae.decode(mean), rtol=0, atol=1e-12)
+    halfway, rest = StreamingDecoder(vae), StreamingDecoder(vae)
+    before = halfway.push(mean[..., :9])
+    rest.load_state_dict(halfway.state_dict())
+    resumed = torch.cat((before, rest.push(mean[..., 9:]), rest.finish()), dim=-1)
+    torch.testing.assert_close(resumed, vae.decode(mean), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("strides", STRIDES)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.vae import VAE, Posterior, VAEConfig, lapped_transform
+from models.vae import VAE, Posterior, VAEConfig
+from models.vae_layers import LappedSynthesis, ShapedNoise, band_levels, fixed_noise, lapped_transform
 
 SMALL = VAEConfig(
     latent_channels=4,
@@ -138,36 +139,75 @@ def test_a_stem_takes_its_share_of_the_hop_length():
         dataclasses.replace(SMALL, stem_stride=3, encoder_strides=(2, 4), decoder_strides=(4, 2))
 
 
-def shared_vae(**changes: int) -> VAE:
+BANDS = VAEConfig(
+    latent_channels=4,
+    hop_length=32,
+    band_levels=True,
+    stem_stride=8,
+    encoder_width=8,
+    encoder_strides=(2, 2),
+    decoder_width=32,
+    decoder_strides=(2, 2),
+)
+
+
+def test_levels_are_linear_in_db_and_know_the_sides():
+    levels = band_levels(audio_channels=2, num_bands=8, factor=4, width=3)
+    left = torch.cat((torch.randn(1, 1, 3200), torch.zeros(1, 1, 3200)), dim=1)
+    loud, quiet = (
+        levels[:-1](gain * left).unflatten(1, (4, 8)).mean(dim=(0, 3)) for gain in (1.0, 0.1)
+    )  # (view, band)
+    torch.testing.assert_close(90 * (loud - quiet)[[0, 2, 3]], torch.full((3, 8), 20.0), atol=0.01, rtol=0)
+    torch.testing.assert_close(90 * (loud[0] - loud[2:]), torch.full((2, 8), 3.01), atol=0.01, rtol=0)
+    assert loud[1].abs().max() < 1e-6
+    assert levels(left).shape == (1, 3, 100)
+
+
+def test_a_full_scale_sine_is_at_full_level_in_its_band():
+    levels = band_levels(audio_channels=1, num_bands=64, factor=1, width=3)
+    sine = torch.sin(2 * torch.pi * (20 / 128) * torch.arange(6400))[None, None]
+    level = levels[:-1](sine)[0, :, 10:-10]  # (bands, steps)
+    assert (level.argmax(dim=0) == 19).all()  # the constant is left out
+    torch.testing.assert_close(level[19], torch.ones_like(level[19]), atol=0.01, rtol=0)
+
+
+def test_any_stretch_of_the_fixed_noise_is_the_same():
+    whole = fixed_noise(16, 0, 5000)
+    assert torch.equal(whole[..., 700:900], fixed_noise(16, 700, 200))
+    assert whole.std().item() == pytest.approx(1, abs=0.01)
+    assert whole.mean().item() == pytest.approx(0, abs=0.01)
+    correlation = torch.corrcoef(whole[0]) - torch.eye(16)
+    assert correlation.abs().max() < 0.08
+    assert not torch.equal(whole[..., :100], fixed_noise(16, 1 << 40, 100))
+    with pytest.raises(ValueError, match="multiple of 4, got 6"):
+        fixed_noise(6, 0, 1)
+
+
+def test_noise_is_new_in_training_and_fixed_otherwise():
     torch.manual_seed(0)
-    vae = VAE(dataclasses.replace(SMALL, share_channels=True, **changes))
-    vae.set_latent_statistics(torch.zeros(4), torch.full((4,), 0.5))
-    return vae
+    vae, latents = VAE(BANDS), torch.randn(2, 4, 9)
+    assert not torch.equal(vae.train().decode(latents), vae.decode(latents))
+    assert torch.equal(vae.eval().decode(latents), vae.decode(latents))
 
 
-def test_shared_channels_are_coded_alike_and_apart():
-    vae = shared_vae()
-    left, right = 0.1 * torch.randn(2, 1, 1, 240)
-    posterior = vae.posterior(torch.cat((left, right), dim=1))
-    swapped = vae.posterior(torch.cat((right, left), dim=1))
-    for one, other in ((posterior.mean, swapped.mean), (posterior.std, swapped.std)):
-        assert one.shape == (1, 4, 10)
-        torch.testing.assert_close(one, other.roll(2, dims=1))
-    silent_right = vae.posterior(torch.cat((left, torch.zeros_like(left)), dim=1))
-    assert torch.equal(silent_right.mean[:, :2], posterior.mean[:, :2])
-    sound = vae.decode(posterior.mean)
-    assert sound.shape == (1, 2, 240)
-    torch.testing.assert_close(vae.decode(swapped.mean), sound.flip(1))
-    assert not torch.allclose(sound[:, 0], sound[:, 1], atol=1e-4)
+def test_shaped_noise_starts_faint_and_a_gain_sets_its_side():
+    torch.manual_seed(0)
+    noise = nn.Sequential(ShapedNoise(3, 16, audio_channels=2), LappedSynthesis(8, audio_channels=2)).eval()
+    shaped, x = noise[0], torch.zeros(1, 3, 4000)
+    assert isinstance(shaped, ShapedNoise)
+    with torch.no_grad():
+        shaped.initialise()
+        audio = noise(x)[0]
+        assert audio.square().mean().sqrt().item() == pytest.approx(0.05, rel=0.02)
+        assert torch.corrcoef(audio)[0, 1].abs() < 0.02
+        gains = shaped.gains.bias.unflatten(0, (2, 8, 2))  # (audio channel, frequency, sum or difference)
+        gains[1] -= 2
+        left, right = noise(x)[0].square().mean(dim=1).sqrt()
+        assert (left / right).log().item() == pytest.approx(2, abs=0.05)
+        gains[..., 1] = -30
+        assert torch.corrcoef(noise(x)[0])[0, 1] > 0.999
 
 
-def test_a_shared_network_is_that_of_one_channel():
-    mono = VAE(dataclasses.replace(SMALL, audio_channels=1, latent_channels=2))
-    assert num_parameters(shared_vae()) == num_parameters(mono)
-    with pytest.raises(ValueError, match="latent_channels must be a multiple of audio_channels = 2, got 3"):
-        shared_vae(latent_channels=3)
-
-
-def test_a_shared_network_starts_with_a_quiet_posterior():
-    posterior = shared_vae().raw_posterior(torch.randn(4, 2, 480) * 0.1)
-    assert posterior.std.mean().item() == pytest.approx(0.05, abs=0.03)
+def test_band_levels_need_a_stem():
+    with pytest.raises(ValueError, match="stem_stride must be a multiple of 4, got 1"):
+        dataclasses.replace(SMALL, band_levels=True)

@@ -1,0 +1,236 @@
+"""Layers of the autoencoder: residual units and strided convolutions as in the paper, and explicit band levels.
+
+All are local in time; `models.streaming` streams them exactly. Tensors are (batch, channels, time).
+
+Band levels are for models too small to learn logarithms and noise from waveforms: the encoder is also shown the levels
+of frequency bands in dB, and the decoder shapes bands of noise beside its own waveforms, each with a gain of its own in
+every audio channel. The paper's autoencoder has neither.
+
+Source: Kumar et al. 2023 (arXiv 2306.06546); shaped noise: Serra & Smith 1990, Engel et al. 2020 (arXiv 2001.04643).
+"""
+
+import math
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.snake import Snake
+
+NOISE_KEY = 20_240_207
+QUIETEST_POWER = 1e-9
+"""Band power that the encoder cannot tell from silence, -90 dB."""
+FAINT = 0.05
+"""Amplitude of the decoder's noise before training."""
+
+
+class PointwiseLayer(nn.Module):
+    """Base of layers that treat every time step alike and alone."""
+
+
+class ResidualUnit(nn.Module):
+    """Snake, dilated convolution, Snake, 1x1 convolution, added to the input."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            Snake(channels),
+            nn.Conv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation),
+            Snake(channels),
+            nn.Conv1d(channels, channels, kernel_size=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
+        return x + self.block(x)
+
+
+class Sum(nn.Module):
+    """The sum of what several layers, all at one stride, make of the same input."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = (layer(x) for layer in self.layers)
+        return sum(others, start=first)
+
+
+class Views(PointwiseLayer):
+    """Left, right, sum and difference of stereo audio (batch, 2, time); mono stays as it is."""
+
+    def forward(self, audio: Tensor) -> Tensor:  # (batch, 4 or 1, time)
+        if audio.shape[1] != 2:
+            return audio
+        left, right = audio[:, :1], audio[:, 1:]
+        half = math.sqrt(0.5)
+        return torch.cat((left, right, half * (left + right), half * (left - right)), dim=1)
+
+
+class BandPower(nn.Module):
+    """Power of `num_bands` bands of every channel: (batch, channels, T) -> (batch, channels * bands, T / bands).
+
+    A Fourier transform of 2 * num_bands samples under a sine window, hop num_bands, without the constant. A full-scale
+    sine has power near 1 in its band.
+    """
+
+    window: Tensor
+
+    def __init__(self, num_bands: int) -> None:
+        super().__init__()
+        self.num_bands = num_bands
+        with torch.device("cpu"):  # no weight: no checkpoint fills it
+            window = torch.sin(math.pi / (2 * num_bands) * (torch.arange(2 * num_bands) + 0.5))
+        self.register_buffer("window", window * (2 / window.sum()), persistent=False)
+
+    @property
+    def padding(self) -> int:
+        """Samples of silence before and after, which put an output in the middle of its hop."""
+        return self.num_bands // 2
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.of_windows(F.pad(audio, (self.padding, self.padding)))
+
+    def of_windows(self, padded: Tensor) -> Tensor:
+        """Power of every whole window, (batch, channels, samples) -> (batch, channels * bands, windows)."""
+        windows = padded.unfold(-1, 2 * self.num_bands, self.num_bands) * self.window
+        power = (
+            torch.view_as_real(torch.fft.rfft(windows)[..., 1:]).square().sum(dim=-1)
+        )  # (b, channels, windows, bands)
+        return power.transpose(2, 3).flatten(1, 2)
+
+
+class Level(PointwiseLayer):
+    """Power to level, 0 to 1 for 90 dB below full scale to full scale."""
+
+    def forward(self, power: Tensor) -> Tensor:
+        return 1 - (power + QUIETEST_POWER).log() / math.log(QUIETEST_POWER)
+
+
+def down_sampling(in_channels: int, out_channels: int, stride: int) -> nn.Conv1d:
+    """Convolution that makes time exactly `stride` times shorter."""
+    return nn.Conv1d(in_channels, out_channels, 2 * stride, stride, math.ceil(stride / 2))
+
+
+def up_sampling(in_channels: int, out_channels: int, stride: int, groups: int = 1) -> nn.ConvTranspose1d:
+    """Transposed convolution that makes time exactly `stride` times longer."""
+    padding, output_padding = math.ceil(stride / 2), stride % 2
+    return nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride, padding, output_padding, groups)
+
+
+def band_levels(audio_channels: int, num_bands: int, factor: int, width: int) -> nn.Sequential:
+    """Audio to features of its band levels: (batch, audio_channels, T) -> (batch, width, T / num_bands / factor).
+
+    The power of `num_bands` bands, averaged over `factor` steps, in dB, mixed.
+    """
+    views = 4 if audio_channels == 2 else audio_channels
+    mixing = nn.Conv1d(views * num_bands, width, kernel_size=1)
+    return nn.Sequential(Views(), BandPower(num_bands), nn.AvgPool1d(factor), Level(), mixing)
+
+
+def inverse_softplus(y: float) -> float:
+    """Return x of softplus(x) = y > 0."""
+    return math.log(math.expm1(y))
+
+
+class ChannelGains(PointwiseLayer):
+    """A copy of the features for each audio channel, with gains of its own, so that a side is a gain.
+
+    (batch, channels, time) -> (batch, audio_channels * channels, time). Gains are the softplus of a 1x1 convolution.
+    """
+
+    def __init__(self, channels: int, audio_channels: int) -> None:
+        super().__init__()
+        self.audio_channels = audio_channels
+        self.gains = nn.Conv1d(channels, audio_channels * channels, kernel_size=1)
+
+    def initialise(self) -> None:
+        """Start from gains near 1."""
+        self.gains.weight.mul_(0.1)
+        nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(1, self.audio_channels, 1) * F.softplus(self.gains(x))
+
+
+class ShapedNoise(nn.Module):
+    """Bands of noise, of levels that features set for each audio channel.
+
+    (batch, channels, time) -> (batch, audio_channels * num_bands, time). All audio channels hear the same noise in a
+    band; gains are the softplus of a 1x1 convolution: linear in dB where it is quiet, without a bound where it is loud (a bound
+    would leave too loud a start without gradient). In training the noise is new every time; otherwise it is a fixed
+    sequence in time, so that the same latents give the same audio however they are cut.
+    """
+
+    def __init__(self, channels: int, num_bands: int, audio_channels: int) -> None:
+        super().__init__()
+        self.num_bands = num_bands
+        self.audio_channels = audio_channels
+        self.gains = nn.Conv1d(channels, audio_channels * num_bands, kernel_size=1)
+
+    def initialise(self) -> None:
+        """Start from faint noise in every band."""
+        self.gains.weight.mul_(0.1)
+        nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(FAINT))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self._shape(x, torch.randn_like(x[:, :1].expand(-1, self.num_bands, -1)))
+        return self.from_step(x, 0)
+
+    def from_step(self, x: Tensor, start: int) -> Tensor:
+        """Shape the fixed sequence from step `start` on."""
+        return self._shape(x, fixed_noise(self.num_bands, start, x.shape[-1]).to(x))
+
+    def _shape(self, x: Tensor, noise: Tensor) -> Tensor:
+        return noise.repeat(1, self.audio_channels, 1) * F.softplus(self.gains(x))
+
+
+class LappedSynthesis(nn.Module):
+    """Audio of the bands of a lapped transform, (batch, audio_channels * bands, T) -> (batch, audio_channels, samples).
+
+    A transposed convolution with fixed weights, which `models.streaming` streams as one. Every audio channel has all
+    `audio_channels * stride` bands of `lapped_transform` for itself.
+    """
+
+    weight: Tensor
+
+    def __init__(self, stride: int, audio_channels: int) -> None:
+        super().__init__()
+        with torch.device("cpu"):  # no weight: no checkpoint fills it
+            basis = lapped_transform(stride, audio_channels)  # (bands, audio channels, kernel)
+        self.register_buffer("weight", basis.transpose(0, 1).flatten(0, 1)[:, None].contiguous(), persistent=False)
+        self.bias = None
+        self.kernel_size, self.stride, self.padding = (2 * stride,), (stride,), (stride // 2,)
+        self.output_padding, self.dilation, self.groups = (0,), (1,), audio_channels
+
+    def forward(self, bands: Tensor) -> Tensor:
+        return F.conv_transpose1d(bands, self.weight, None, self.stride, self.padding, groups=self.groups)
+
+
+def fixed_noise(num_bands: int, start: int, length: int) -> Tensor:
+    """Steps `start` to `start + length` of an endless sequence of uniform noise of unit variance: (1, bands, length).
+
+    A counter-based generator makes them, so that any stretch can be had by itself.
+    """
+    if num_bands % 4:
+        raise ValueError(f"the number of noise bands must be a multiple of 4, got {num_bands}")
+    bits = np.random.Philox(key=NOISE_KEY, counter=start * num_bands // 4).random_raw(length * num_bands)
+    uniform = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)  # in [0, 1)
+    noise = (uniform - np.float32(0.5)) * np.float32(math.sqrt(12))
+    return torch.from_numpy(noise).view(1, length, num_bands).transpose(1, 2)
+
+
+def lapped_transform(stride: int, channels: int) -> Tensor:
+    """Orthonormal basis of the modified discrete cosine transform: (channels * stride, channels, 2 * stride).
+
+    Rows go from low to high frequency; for stereo each frequency has a row for the sum and one for the difference.
+    Source: Princen & Bradley 1986, with a sine window.
+    """
+    n, k = torch.arange(2 * stride) + 0.5, torch.arange(stride)[:, None] + 0.5
+    window = torch.sin(math.pi / (2 * stride) * n)
+    cosines = math.sqrt(2 / stride) * window * torch.cos(math.pi / stride * (n + stride / 2) * k)
+    mixing = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2) if channels == 2 else torch.eye(channels)
+    return torch.einsum("kn,rc->krcn", cosines, mixing).reshape(stride * channels, channels, 2 * stride)
