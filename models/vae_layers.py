@@ -159,9 +159,9 @@ class ShapedNoise(nn.Module):
     """Bands of noise, of levels that features set for each audio channel.
 
     (batch, channels, time) -> (batch, audio_channels * num_bands, time). All audio channels hear the same noise in a
-    band; gains are the softplus of a 1x1 convolution: linear in dB where it is quiet, without a bound where it is loud (a bound
-    would leave too loud a start without gradient). In training the noise is new every time; otherwise it is a fixed
-    sequence in time, so that the same latents give the same audio however they are cut.
+    band. Gains are the softplus of a 1x1 convolution: linear in dB where it is quiet, and without the bound that would
+    leave too loud a start without gradient. In training the noise is new every time; otherwise it is a fixed sequence
+    in time, so that the same latents give the same audio however they are cut.
     """
 
     def __init__(self, channels: int, num_bands: int, audio_channels: int) -> None:

@@ -1,5 +1,7 @@
 """Losses of the autoencoder: auraloss' values at batch 1, and finite where auraloss is not."""
 
+import math
+
 import auraloss
 import pytest
 import torch
@@ -99,6 +101,23 @@ def test_relative_floor_makes_the_loss_independent_of_level():
     loud, quiet = loss(stereo(0), stereo(1)), loss(stereo(0) * 0.01, stereo(1) * 0.01)
     for name, value in loud.items():
         torch.testing.assert_close(quiet[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_tones_few_bins_weigh_as_much_as_a_noises_many():
+    tone = torch.sin(2 * torch.pi * 0.05 * torch.arange(8192)).expand(1, 2, -1)
+    for floor in (0.0, 3e-2):
+        loss = spectral_loss(relative_floor=floor, power_floor=1e-4)
+        for name in ("stft/log_magnitude", "stft/mel"):
+            of_noise, of_tone = (float(loss(x / 10, x)[name]) for x in (stereo(0), tone))
+            assert (of_tone > 0.8 * of_noise) == (floor > 0), name
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_averaged_frames_compare_the_levels_of_noise(frames: int):
+    loss = spectral_loss(mel_frames=frames)
+    chance, twice = loss(stereo(0), stereo(1))["stft/mel"], loss(2 * stereo(0), stereo(0))["stft/mel"]
+    assert (chance < 0.3) == (frames == 4)
+    assert twice == pytest.approx(math.log(2) * 1.5, rel=1e-3)  # sum and difference, left and right at half weight
 
 
 def test_half_precision_is_computed_in_float():

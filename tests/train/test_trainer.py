@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.trainer import TrainerConfig, step_generator, step_generators
+from train.trainer import TrainerConfig, seed_run, step_generator, step_generators
 
 
 def test_noise_is_the_same_for_the_same_step_and_differs_between_steps_samples_and_seeds():
@@ -27,3 +27,11 @@ def test_noise_does_not_depend_on_the_number_of_processes():
 def test_steps_below_one_are_refused():
     with pytest.raises(ValueError, match=r"trainer.max_steps must be at least 1, got 0"):
         TrainerConfig(max_steps=0)
+
+
+def test_a_training_counts_denormal_numbers_as_zero():
+    torch.set_flush_denormal(False)
+    tiny = torch.full((1,), 1e-30)
+    assert (tiny * 1e-10).item() > 0
+    seed_run(0)
+    assert (tiny * 1e-10).item() == 0

@@ -41,6 +41,15 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path: Path, tiny_vae
     assert_same_weights(tmp_path / "run", tiny_vae)
 
 
+def test_the_decoders_noise_is_the_same_in_a_resumed_training(tmp_path: Path, assert_same_weights):
+    strides = ["--model.encoder_strides", "[4, 4]", "--model.decoder_strides", "[4, 4]"]
+    bands = ["--model.band_levels", "true", "--model.stem_stride", "64", *strides, "--optimiser.joint_steps", "4"]
+    train("vae", tmp_path / "whole", *bands, "--trainer.max_steps", "4")
+    train("vae", tmp_path / "parts", *bands, "--trainer.max_steps", "2")
+    train("vae", tmp_path / "parts", *bands, "--trainer.max_steps", "4", "--resume", "last")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_the_encoder_is_frozen_in_the_second_stage(tmp_path: Path, tiny_vae: Path):
     joint = weights(train("vae", tmp_path / "run", "--trainer.max_steps", "12"))
     both = weights(tiny_vae)
