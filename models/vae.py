@@ -139,7 +139,8 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
             first,
             Sum(nn.Sequential(*later, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), fine)),
         ]
-    layers += [nn.Tanh()]
+    if not config.band_levels:  # a saturated output has no gradient, and gains reach that in one bad step
+        layers += [nn.Tanh()]
     return nn.Sequential(*layers)
 
 

@@ -147,8 +147,7 @@ class ChannelGains(PointwiseLayer):
         self.gains = nn.Conv1d(channels, audio_channels * channels, kernel_size=1)
 
     def initialise(self) -> None:
-        """Start from gains near 1."""
-        self.gains.weight.mul_(0.1)
+        """Start from gains around 1."""
         nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +171,6 @@ class ShapedNoise(nn.Module):
 
     def initialise(self) -> None:
         """Start from faint noise in every band."""
-        self.gains.weight.mul_(0.1)
         nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(FAINT))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class SpectralLossConfig:
     """Added to every bin's power before the logarithm; a bin of white noise at -75 dBFS has about 1e-8."""
     relative_floor: float = 0.0
     """Bins this much below the item's mean power, as a share of it, count half in the log terms; 0 = all count. The
-    terms are means over what counts, so that a tone's few bins weigh as much as a noise's many."""
+    terms are means over what counts in the item, so that a tone's few bins weigh as much as a noise's many."""
     convergence_floor: float = 1e-2
     """Share of the item's mean power below which a channel's convergence is measured against the item instead."""
     quiet_rms: float = 0.0
@@ -116,7 +116,8 @@ class SpectralLoss(nn.Module):
             return distance.mean(dim=(2, 3))
         louder = torch.maximum(power_p.detach(), power_t)
         weight = (louder + self.config.power_floor) / (louder + self.config.power_floor + relative_floor)
-        return (weight * distance).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+        counted = weight.sum(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0] / weight.shape[1]  # an empty channel counts little
+        return (weight * distance).sum(dim=(2, 3)) / counted
 
     def _power(self, audio: Tensor, length: int) -> Tensor:
         power = power_spectrum(audio.flatten(0, 1), getattr(self, f"window_{length}"))
