@@ -11,7 +11,8 @@ Tensors: audio (batch, channels, samples), latents (batch, latent channels, fram
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from functools import reduce
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,8 +118,8 @@ def conv_stream(conv: nn.Conv1d) -> WindowStream:
 
 def pool_stream(pool: nn.AvgPool1d) -> WindowStream:
     """Build the streamed form of average pooling without padding."""
-    reach, stride = pool.kernel_size[0], pool.stride[0]
-    if pool.padding[0] or pool.ceil_mode:
+    (reach,), (stride,), (padding,) = (cast(tuple[int], size) for size in (pool.kernel_size, pool.stride, pool.padding))
+    if padding or pool.ceil_mode:
         raise ValueError(f"streamed pooling takes no padding, got {pool}")
     return WindowStream(pool, reach, stride, 0)
 
@@ -227,8 +228,7 @@ class SumStream(LayerStream):
             outputs = [torch.cat(pair, dim=-1) for pair in zip(self.waiting, outputs, strict=True)]
         num_ready = min(output.shape[-1] for output in outputs)
         self.waiting = [output[..., num_ready:].clone() for output in outputs]
-        first, *others = (output[..., :num_ready] for output in outputs)
-        return sum(others, start=first)
+        return reduce(torch.add, (output[..., :num_ready] for output in outputs))
 
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         starts, ends = zip(*(layer.input_span(first, last) for layer in self.layers), strict=True)

@@ -10,6 +10,7 @@ Source: Kumar et al. 2023 (arXiv 2306.06546); shaped noise: Serra & Smith 1990, 
 """
 
 import math
+from functools import reduce
 from typing import cast
 
 import numpy as np
@@ -54,8 +55,7 @@ class Sum(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *others = (layer(x) for layer in self.layers)
-        return sum(others, start=first)
+        return reduce(torch.add, (layer(x) for layer in self.layers))
 
 
 class Views(PointwiseLayer):

@@ -116,7 +116,7 @@ class SpectralLoss(nn.Module):
             return distance.mean(dim=(2, 3))
         louder = torch.maximum(power_p.detach(), power_t)
         weight = (louder + self.config.power_floor) / (louder + self.config.power_floor + relative_floor)
-        counted = weight.sum(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0] / weight.shape[1]  # an empty channel counts little
+        counted = weight.sum(dim=(2, 3)).mean(dim=1, keepdim=True)  # (batch, 1): an empty channel counts little
         return (weight * distance).sum(dim=(2, 3)) / counted
 
     def _power(self, audio: Tensor, length: int) -> Tensor:

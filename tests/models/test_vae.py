@@ -200,6 +200,7 @@ def test_shaped_noise_starts_faint_and_a_gain_sets_its_side():
         audio = noise(x)[0]
         assert audio.square().mean().sqrt().item() == pytest.approx(0.05, rel=0.02)
         assert torch.corrcoef(audio)[0, 1].abs() < 0.02
+        assert shaped.gains.bias is not None
         gains = shaped.gains.bias.unflatten(0, (2, 8, 2))  # (audio channel, frequency, sum or difference)
         gains[1] -= 2
         left, right = noise(x)[0].square().mean(dim=1).sqrt()
