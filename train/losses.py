@@ -48,6 +48,8 @@ class SpectralLossConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
+        if self.mel_frames < 1:
+            raise ValueError(f"mel_frames must be at least 1, got {self.mel_frames}")
 
 
 class SpectralLoss(nn.Module):
@@ -102,7 +104,7 @@ class SpectralLoss(nn.Module):
 
     def _smooth(self, power: Tensor) -> Tensor:
         """Average over `mel_frames` frames at a time; the last few are left out. (batch, channels, frames, bins)."""
-        frames = self.config.mel_frames
+        frames = min(self.config.mel_frames, power.shape[2])
         whole = power.shape[2] // frames * frames
         return power[:, :, :whole].unflatten(2, (-1, frames)).mean(dim=3) if frames > 1 else power
 
