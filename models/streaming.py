@@ -65,7 +65,7 @@ class PointwiseStream(LayerStream):
         self.layer = layer
 
     def push(self, x: Tensor, last: bool) -> Tensor:  # noqa: ARG002
-        return self.layer(x) if x.shape[-1] else self.layer(x.new_zeros(*x.shape[:2], 1))[..., :0]
+        return self.layer(x) if x.shape[-1] else self.layer(pad(x, 1))[..., :0]
 
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         return first, last
@@ -95,7 +95,7 @@ class WindowStream(LayerStream):
         num_outputs = (x.shape[-1] - self.reach) // self.stride + 1
         self.kept = x[..., max(num_outputs, 0) * self.stride :].clone()
         if num_outputs <= 0:
-            return self.apply(x.new_zeros(*x.shape[:2], self.reach))[..., :0]
+            return self.apply(pad(x, self.reach))[..., :0]
         return self.apply(x)
 
     def input_span(self, first: int, last: int) -> tuple[int, int]:

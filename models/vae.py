@@ -67,8 +67,8 @@ class VAEConfig:
     dilations: tuple[int, ...] = (1, 3, 9)
     """Dilation of the residual units of a level."""
     band_levels: bool = False
-    """Whether the levels of `stem_stride` frequency bands are explicit: shown to the encoder in dB, and set by the
-    decoder on bands of noise. The paper has the networks learn them; a small one learns many times faster with it."""
+    """Whether the levels of frequency bands (`stem_stride` and `hop_length` of them) are explicit: shown to the encoder
+    in dB, and set by the decoder on bands of noise. The paper has the networks learn them."""
     initial_log_std: float = -3.0
     """Bias of the posterior's scale before softplus, at the start of training."""
 
@@ -123,25 +123,21 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
         width //= 2
         layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
     layers += [Snake(width)]
-    if config.stem_stride == 1:
-        layers += [nn.Conv1d(width, audio_channels, kernel_size=7, padding=3)]
-    elif not config.band_levels:
-        layers += [up_sampling(width, audio_channels, config.stem_stride)]
-    else:
+    if config.band_levels:  # without a tanh: saturated, it has no gradient, and gains get there in one bad step
         waveforms = nn.Sequential(
             ChannelGains(width, audio_channels),
             up_sampling(audio_channels * width, audio_channels, config.stem_stride, groups=audio_channels),
         )
         coarse = _noise(width, config.stem_stride, audio_channels)
         fine = _noise(config.decoder_width, config.hop_length, audio_channels)
-        first, *later = layers
-        layers = [
-            first,
-            Sum(nn.Sequential(*later, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), fine)),
-        ]
-    if not config.band_levels:  # a saturated output has no gradient, and gains reach that in one bad step
-        layers += [nn.Tanh()]
-    return nn.Sequential(*layers)
+        first, *trunk = layers
+        branches = nn.Sequential(*trunk, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), fine)
+        return nn.Sequential(first, Sum(*branches))
+    if config.stem_stride == 1:
+        layers += [nn.Conv1d(width, audio_channels, kernel_size=7, padding=3)]
+    else:
+        layers += [up_sampling(width, audio_channels, config.stem_stride)]
+    return nn.Sequential(*layers, nn.Tanh())
 
 
 def _noise(width: int, stride: int, audio_channels: int) -> nn.Sequential:

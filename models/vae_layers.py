@@ -82,7 +82,7 @@ class BandPower(nn.Module):
         super().__init__()
         self.num_bands = num_bands
         with torch.device("cpu"):  # no weight: no checkpoint fills it
-            window = torch.sin(math.pi / (2 * num_bands) * (torch.arange(2 * num_bands) + 0.5))
+            window = sine_window(2 * num_bands)
         self.register_buffer("window", window * (2 / window.sum()), persistent=False)
 
     @property
@@ -96,9 +96,8 @@ class BandPower(nn.Module):
     def of_windows(self, padded: Tensor) -> Tensor:
         """Power of every whole window, (batch, channels, samples) -> (batch, channels * bands, windows)."""
         windows = padded.unfold(-1, 2 * self.num_bands, self.num_bands) * self.window
-        power = (
-            torch.view_as_real(torch.fft.rfft(windows)[..., 1:]).square().sum(dim=-1)
-        )  # (b, channels, windows, bands)
+        spectrum = torch.view_as_real(torch.fft.rfft(windows)[..., 1:])  # (batch, channels, windows, bands, 2)
+        power = spectrum.square().sum(dim=-1)
         return power.transpose(2, 3).flatten(1, 2)
 
 
@@ -221,6 +220,11 @@ def fixed_noise(num_bands: int, start: int, length: int) -> Tensor:
     return torch.from_numpy(noise).view(1, length, num_bands).transpose(1, 2)
 
 
+def sine_window(length: int) -> Tensor:
+    """Window whose squares, moved by half of its length, add up to 1: (length,)."""
+    return torch.sin(math.pi / length * (torch.arange(length) + 0.5))
+
+
 def lapped_transform(stride: int, channels: int) -> Tensor:
     """Orthonormal basis of the modified discrete cosine transform: (channels * stride, channels, 2 * stride).
 
@@ -228,7 +232,6 @@ def lapped_transform(stride: int, channels: int) -> Tensor:
     Source: Princen & Bradley 1986, with a sine window.
     """
     n, k = torch.arange(2 * stride) + 0.5, torch.arange(stride)[:, None] + 0.5
-    window = torch.sin(math.pi / (2 * stride) * n)
-    cosines = math.sqrt(2 / stride) * window * torch.cos(math.pi / stride * (n + stride / 2) * k)
+    cosines = math.sqrt(2 / stride) * sine_window(2 * stride) * torch.cos(math.pi / stride * (n + stride / 2) * k)
     mixing = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2) if channels == 2 else torch.eye(channels)
     return torch.einsum("kn,rc->krcn", cosines, mixing).reshape(stride * channels, channels, 2 * stride)

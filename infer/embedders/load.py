@@ -64,13 +64,14 @@ def _load_network(
 
 
 def _load_own_clap(weights: str, device: torch.device) -> Embedder:
-    network = clap.load_own(weights or "checkpoints/demo").to(device)
+    folder = weights or "checkpoints/demo"
+    network = clap.load_own(folder).to(device)
     return Embedder(
         "clap",
         network.preprocessing,
         network,
         text=network.clap.embed_text,
-        weights=folder_hashes(Path(weights or "checkpoints/demo")),
+        weights=folder_hashes(Path(folder)),
         device=device,
     )
 

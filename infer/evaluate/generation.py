@@ -194,7 +194,6 @@ def _make_fixed(
         unfinished.replace(path)
 
 
-@torch.no_grad()
 def _make_streams(
     config: GenerationConfig, model: TextToAudio, batch: dict[Path, Request], seconds: float, bar: tqdm
 ) -> None:

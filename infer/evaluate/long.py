@@ -171,10 +171,9 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
 
 
 def _add_costs(results: Results, label: str, played: dict[str, Played]) -> None:
-    for measure in ("real-time factor", "first sound (s)", "peak memory (MiB)"):
+    for measure in dict.fromkeys(measure for one in played.values() for measure in one.costs):
         values = {name: one.costs[measure] for name, one in played.items() if measure in one.costs}
-        if values:
-            results.add_mean(measure, label, values, "lower")
+        results.add_mean(measure, label, values, BETTER[measure])
 
 
 def _add_sound(
@@ -264,7 +263,8 @@ def _add_repetition(results: Results, windows: dict[str, dict[str, Tensor]]) -> 
         standard = {name: (rows - mean) / deviation for name, rows in by_name.items()}
         found = {name: repetition(rows) for name, rows in standard.items() if len(rows) > 1}
         results.add_mean("highest self-similarity", label, {n: one.highest for n, one in found.items()}, "none")
-        results.add_mean("near repeats (share)", label, {n: one.near_repeats for n, one in found.items()}, "lower")
+        repeats = {n: one.near_repeats for n, one in found.items()}
+        results.add_mean("near repeats (share)", label, repeats, BETTER["near repeats (share)"])
         shortest = min(len(rows) for rows in standard.values())
         if len(standard) > 1 and shortest > 1:
             value = consistency(torch.stack([rows[:shortest] for rows in standard.values()])).normalised()

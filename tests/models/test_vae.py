@@ -154,9 +154,8 @@ BANDS = VAEConfig(
 def test_levels_are_linear_in_db_and_know_the_sides():
     levels = band_levels(audio_channels=2, num_bands=8, factor=4, width=3)
     left = torch.cat((torch.randn(1, 1, 3200), torch.zeros(1, 1, 3200)), dim=1)
-    loud, quiet = (
-        levels[:-1](gain * left).unflatten(1, (4, 8)).mean(dim=(0, 3)) for gain in (1.0, 0.1)
-    )  # (view, band)
+    both = (levels[:-1](gain * left).unflatten(1, (4, 8)) for gain in (1.0, 0.1))
+    loud, quiet = (level.mean(dim=(0, 3)) for level in both)  # (view, band)
     torch.testing.assert_close(90 * (loud - quiet)[[0, 2, 3]], torch.full((3, 8), 20.0), atol=0.01, rtol=0)
     torch.testing.assert_close(90 * (loud[0] - loud[2:]), torch.full((2, 8), 3.01), atol=0.01, rtol=0)
     assert loud[1].abs().max() < 1e-6
