@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from models.snake import Snake
 from models.vae import VAE, Posterior
-from models.vae_layers import BandPower, LappedSynthesis, PointwiseLayer, ResidualUnit, ShapedNoise, Sum
+from models.vae_layers import BandPower, LappedSynthesis, PointwiseLayer, ResidualUnit, ShapedBands, Sum, TonePower
 
 
 class LayerStream(ABC):
@@ -235,18 +235,18 @@ class SumStream(LayerStream):
         return min(starts), max(ends)
 
 
-class ShapedNoiseStream(LayerStream):
-    """Bands of noise, which go on where they stopped."""
+class ShapedBandsStream(LayerStream):
+    """Bands of noise or tones, which go on where they stopped."""
 
     carried = ("position",)
 
-    def __init__(self, layer: ShapedNoise) -> None:
+    def __init__(self, layer: ShapedBands) -> None:
         self.layer = layer
         self.position = 0
 
     def push(self, x: Tensor, last: bool) -> Tensor:  # noqa: ARG002
         if x.shape[-1] == 0:  # there is no convolution of nothing
-            return x.new_empty(x.shape[0], self.layer.gains.out_channels, 0)
+            return self.layer.from_step(pad(x, 1), self.position)[..., :0]
         shaped = self.layer.from_step(x, self.position)
         self.position += x.shape[-1]
         return shaped
@@ -271,12 +271,14 @@ def layer_stream(layer: nn.Module) -> LayerStream:
         return ConvTransposeStream(layer)
     if isinstance(layer, BandPower):
         return WindowStream(layer.of_windows, 2 * layer.num_bands, layer.num_bands, layer.padding)
+    if isinstance(layer, TonePower):
+        return WindowStream(layer.of_windows, len(layer.weight), layer.stride, layer.padding)
     if isinstance(layer, nn.AvgPool1d):
         return pool_stream(layer)
     if isinstance(layer, Sum):
         return SumStream([layer_stream(inner) for inner in layer.layers])
-    if isinstance(layer, ShapedNoise):
-        return ShapedNoiseStream(layer)
+    if isinstance(layer, ShapedBands):
+        return ShapedBandsStream(layer)
     if isinstance(layer, Snake | nn.Tanh | PointwiseLayer):
         return PointwiseStream(layer)
     raise ValueError(f"no exact streaming of {type(layer).__name__} is known; it must be local in time")

@@ -30,13 +30,15 @@ from models.meta import without_weights
 from models.snake import Snake
 from models.vae_layers import (
     ChannelGains,
-    LappedSynthesis,
     ResidualUnit,
-    ShapedNoise,
+    ShapedBands,
     Sum,
     band_levels,
     down_sampling,
     lapped_transform,
+    shaped_noise,
+    shaped_tones,
+    tone_levels,
     up_sampling,
 )
 
@@ -108,7 +110,8 @@ def encoder_layers(config: VAEConfig) -> nn.Sequential:
     if config.band_levels:
         coarse = band_levels(config.audio_channels, stem, math.prod(config.encoder_strides), width)
         fine = band_levels(config.audio_channels, config.hop_length, 1, width)
-        layers = [Sum(nn.Sequential(*layers), coarse, fine)]
+        tones = tone_levels(config.audio_channels, config.hop_length, config.sample_rate, width)
+        layers = [Sum(nn.Sequential(*layers), coarse, fine, tones)]
     layers += [Snake(width), nn.Conv1d(width, width, kernel_size=3, padding=1)]
     layers += [nn.Conv1d(width, 2 * config.latent_channels, kernel_size=1)]
     return nn.Sequential(*layers)
@@ -128,8 +131,11 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
             ChannelGains(width, audio_channels),
             up_sampling(audio_channels * width, audio_channels, config.stem_stride, groups=audio_channels),
         )
-        coarse = _noise(width, config.stem_stride, audio_channels)
-        fine = _noise(config.decoder_width, config.hop_length, audio_channels)
+        coarse = shaped_noise(width, config.stem_stride, audio_channels)
+        fine = Sum(
+            shaped_noise(config.decoder_width, config.hop_length, audio_channels),
+            shaped_tones(config.decoder_width, config.hop_length, audio_channels, config.sample_rate),
+        )
         first, *trunk = layers
         branches = nn.Sequential(*trunk, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), fine)
         return nn.Sequential(first, Sum(*branches))
@@ -138,13 +144,6 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
     else:
         layers += [up_sampling(width, audio_channels, config.stem_stride)]
     return nn.Sequential(*layers, nn.Tanh())
-
-
-def _noise(width: int, stride: int, audio_channels: int) -> nn.Sequential:
-    """Noise shaped by features, in `stride` bands: (batch, width, T) -> (batch, audio_channels, T * stride)."""
-    return nn.Sequential(
-        ShapedNoise(width, audio_channels * stride, audio_channels), LappedSynthesis(stride, audio_channels)
-    )
 
 
 @dataclass(frozen=True)
@@ -316,7 +315,7 @@ class VAE(nn.Module):
         for unit in self.modules():
             if isinstance(unit, ResidualUnit):
                 cast(nn.Conv1d, unit.block[-1]).weight.mul_(0.3)
-            elif isinstance(unit, ChannelGains | ShapedNoise):
+            elif isinstance(unit, ChannelGains | ShapedBands):
                 unit.initialise()
         first, projection = _convolutions(self.encoder)[0], _convolutions(self.encoder)[-1]
         output = _convolutions(self.decoder)[-1]

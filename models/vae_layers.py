@@ -3,13 +3,14 @@
 All are local in time; `models.streaming` streams them exactly. Tensors are (batch, channels, time).
 
 Band levels are for models too small to learn logarithms and noise from waveforms: the encoder is also shown the levels
-of frequency bands in dB, and the decoder shapes bands of noise beside its own waveforms, each with a gain of its own in
-every audio channel. The paper's autoencoder has neither.
+of frequency bands and of quarter tones in dB, and the decoder shapes bands of noise and tones beside its own waveforms,
+each with a gain of its own in every audio channel. The paper's autoencoder has neither.
 
-Source: Kumar et al. 2023 (arXiv 2306.06546); shaped noise: Serra & Smith 1990, Engel et al. 2020 (arXiv 2001.04643).
+Source: Kumar et al. 2023 (arXiv 2306.06546); tones and noise: Serra & Smith 1990, Engel et al. 2020 (arXiv 2001.04643).
 """
 
 import math
+from abc import ABC, abstractmethod
 from functools import reduce
 from typing import cast
 
@@ -23,8 +24,10 @@ from models.snake import Snake
 NOISE_KEY = 20_240_207
 QUIETEST_POWER = 1e-9
 """Band power that the encoder cannot tell from silence, -90 dB."""
-FAINT = 0.05
-"""Amplitude of the decoder's noise before training."""
+LONG_WINDOW = 8
+"""Hops in the window that the encoder hears tones with."""
+FAINT_NOISE, FAINT_TONE = 0.05, 0.001
+"""Amplitudes of the decoder's noise bands and tones before training."""
 
 
 class PointwiseLayer(nn.Module):
@@ -101,6 +104,43 @@ class BandPower(nn.Module):
         return power.transpose(2, 3).flatten(1, 2)
 
 
+class TonePower(nn.Module):
+    """Power at the quarter tones in every channel: (batch, channels, T) -> (batch, channels * tones, T / stride).
+
+    A Fourier transform at these frequencies under a sine window of `LONG_WINDOW` strides, hop stride. A full-scale sine
+    has power near 1 at its tone.
+    """
+
+    weight: Tensor
+
+    def __init__(self, stride: int, sample_rate: int) -> None:
+        super().__init__()
+        self.stride = stride
+        with torch.device("cpu"):  # no weight: no checkpoint fills it
+            length = LONG_WINDOW * stride
+            window = sine_window(length).double()
+            steps = torch.arange(length, dtype=torch.float64)
+            phases = 2 * math.pi / sample_rate * quarter_tones_hz(sample_rate)[:, None] * steps  # (tones, length)
+            waves = torch.stack((phases.cos(), phases.sin()), dim=1) * (2 * window / window.sum())
+        self.register_buffer("weight", waves.flatten(0, 1).T.float().contiguous(), persistent=False)  # (length, waves)
+
+    @property
+    def padding(self) -> int:
+        """Samples of silence before and after, which put an output in the middle of its hop."""
+        return (LONG_WINDOW - 1) * self.stride // 2
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.of_windows(F.pad(audio, (self.padding, self.padding)))
+
+    def of_windows(self, padded: Tensor) -> Tensor:
+        """Power in every whole window, (batch, channels, samples) -> (batch, channels * tones, windows)."""
+        windows = padded.unfold(-1, len(self.weight), self.stride)  # (batch, channels, windows, length)
+        with torch.autocast(padded.device.type, enabled=False):
+            waves = windows @ self.weight
+        power = waves.unflatten(-1, (-1, 2)).square().sum(dim=-1)  # (batch, channels, windows, tones)
+        return power.transpose(2, 3).flatten(1, 2)
+
+
 class Level(PointwiseLayer):
     """Power to level, 0 to 1 for 90 dB below full scale to full scale."""
 
@@ -129,6 +169,13 @@ def band_levels(audio_channels: int, num_bands: int, factor: int, width: int) ->
     return nn.Sequential(Views(), BandPower(num_bands), nn.AvgPool1d(factor), Level(), mixing)
 
 
+def tone_levels(audio_channels: int, stride: int, sample_rate: int, width: int) -> nn.Sequential:
+    """Audio to features of its levels at quarter tones: (batch, audio_channels, T) -> (batch, width, T / stride)."""
+    views = 4 if audio_channels == 2 else audio_channels
+    mixing = nn.Conv1d(views * len(quarter_tones_hz(sample_rate)), width, kernel_size=1)
+    return nn.Sequential(Views(), TonePower(stride, sample_rate), Level(), mixing)
+
+
 def inverse_softplus(y: float) -> float:
     """Return x of softplus(x) = y > 0."""
     return math.log(math.expm1(y))
@@ -153,58 +200,137 @@ class ChannelGains(PointwiseLayer):
         return x.repeat(1, self.audio_channels, 1) * F.softplus(self.gains(x))
 
 
-class ShapedNoise(nn.Module):
-    """Bands of noise, of levels that features set for each audio channel.
+class ShapedBands(nn.Module, ABC):
+    """Carriers of bands, with gains that features set for each audio channel.
 
-    (batch, channels, time) -> (batch, audio_channels * num_bands, time). All audio channels hear the same noise in a
-    band. Gains are the softplus of a 1x1 convolution: linear in dB where it is quiet, and without the bound that would
-    leave too loud a start without gradient. In training the noise is new every time; otherwise it is a fixed sequence
-    in time, so that the same latents give the same audio however they are cut.
+    (batch, channels, time) -> (batch, audio_channels * carriers, time). All audio channels hear the same carriers.
+    Gains are the softplus of a 1x1 convolution: linear in dB where it is quiet, and without the bound that would
+    leave too loud a start without gradient. Outside of training the carriers are a fixed sequence in time, so that
+    the same latents give the same audio however they are cut.
+
+    Args:
+        channels: of the features.
+        num_bands: gains of each audio channel.
+        faint: gain before training.
     """
 
-    def __init__(self, channels: int, num_bands: int, audio_channels: int) -> None:
+    def __init__(self, channels: int, num_bands: int, audio_channels: int, faint: float) -> None:
         super().__init__()
         self.num_bands = num_bands
         self.audio_channels = audio_channels
+        self.faint = faint
         self.gains = nn.Conv1d(channels, audio_channels * num_bands, kernel_size=1)
 
     def initialise(self) -> None:
-        """Start from faint noise in every band."""
-        nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(FAINT))
+        """Start from faint sound in every band."""
+        nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(self.faint))
+
+    @abstractmethod
+    def carriers(self, start: int, length: int) -> Tensor:
+        """Steps `start` to `start + length` of the fixed sequence: (1, carriers of a band, num_bands, length)."""
+
+    @abstractmethod
+    def random_carriers(self, x: Tensor) -> Tensor:
+        """Carriers for a training step on features `x`: (batch or 1, carriers of a band, num_bands, time)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return self._shape(x, torch.randn_like(x[:, :1].expand(-1, self.num_bands, -1)))
-        return self.from_step(x, 0)
+        return self._shape(x, self.random_carriers(x)) if self.training else self.from_step(x, 0)
 
     def from_step(self, x: Tensor, start: int) -> Tensor:
         """Shape the fixed sequence from step `start` on."""
-        return self._shape(x, fixed_noise(self.num_bands, start, x.shape[-1]).to(x))
+        return self._shape(x, self.carriers(start, x.shape[-1]).to(x))
 
-    def _shape(self, x: Tensor, noise: Tensor) -> Tensor:
-        return noise.repeat(1, self.audio_channels, 1) * F.softplus(self.gains(x))
+    def _shape(self, x: Tensor, carriers: Tensor) -> Tensor:
+        gains = F.softplus(self.gains(x)).unflatten(1, (self.audio_channels, 1, self.num_bands))
+        return (gains * carriers[:, None]).flatten(1, 3)
+
+
+class ShapedNoise(ShapedBands):
+    """Bands of noise; in training the noise is new every time."""
+
+    def __init__(self, channels: int, num_bands: int, audio_channels: int) -> None:
+        super().__init__(channels, num_bands, audio_channels, FAINT_NOISE)
+
+    def carriers(self, start: int, length: int) -> Tensor:
+        return fixed_noise(self.num_bands, start, length)[:, None]
+
+    def random_carriers(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x[:, :1, None].expand(-1, -1, self.num_bands, -1))
+
+
+class ShapedTones(ShapedBands):
+    """Sines of fixed frequencies, whose phases go on for ever, each as a cosine and a sine; see `tone_synthesis`.
+
+    Args:
+        cycles: of each tone per step, (tones,) float64.
+    """
+
+    def __init__(self, channels: int, cycles: Tensor, audio_channels: int) -> None:
+        super().__init__(channels, len(cycles), audio_channels, FAINT_TONE)
+        self.cycles = cycles  # no buffer, which `half()` would round
+
+    def carriers(self, start: int, length: int) -> Tensor:
+        steps = torch.arange(start, start + length, dtype=torch.float64)
+        spread = 0.618 * torch.arange(self.num_bands, dtype=torch.float64)  # or all tones peak together
+        phases = 2 * math.pi * ((self.cycles[:, None] * steps + spread[:, None]) % 1)  # (tones, length)
+        return torch.stack((phases.cos(), phases.sin()))[None]
+
+    def random_carriers(self, x: Tensor) -> Tensor:
+        return self.carriers(int(torch.randint(1 << 20, ())), x.shape[-1]).to(x)
 
 
 class LappedSynthesis(nn.Module):
-    """Audio of the bands of a lapped transform, (batch, audio_channels * bands, T) -> (batch, audio_channels, samples).
+    """Audio of overlapping pieces: (batch, audio_channels * shapes, T) -> (batch, audio_channels, samples).
 
-    A transposed convolution with fixed weights, which `models.streaming` streams as one. Every audio channel has all
-    `audio_channels * stride` bands of `lapped_transform` for itself.
+    A transposed convolution with fixed weights, which `models.streaming` streams as one.
+
+    Args:
+        shapes: of length 2 * stride, (audio_channels * shapes, 2 * stride); each audio channel has its own.
     """
 
     weight: Tensor
 
-    def __init__(self, stride: int, audio_channels: int) -> None:
+    def __init__(self, shapes: Tensor, audio_channels: int) -> None:
         super().__init__()
-        with torch.device("cpu"):  # no weight: no checkpoint fills it
-            basis = lapped_transform(stride, audio_channels)  # (bands, audio channels, kernel)
-        self.register_buffer("weight", basis.transpose(0, 1).flatten(0, 1)[:, None].contiguous(), persistent=False)
+        stride = shapes.shape[-1] // 2
+        self.register_buffer("weight", shapes[:, None].contiguous(), persistent=False)
         self.bias = None
         self.kernel_size, self.stride, self.padding = (2 * stride,), (stride,), (stride // 2,)
         self.output_padding, self.dilation, self.groups = (0,), (1,), audio_channels
 
     def forward(self, bands: Tensor) -> Tensor:
         return F.conv_transpose1d(bands, self.weight, None, self.stride, self.padding, groups=self.groups)
+
+
+def shaped_noise(width: int, stride: int, audio_channels: int) -> nn.Sequential:
+    """Noise shaped by features, in `stride` bands: (batch, width, T) -> (batch, audio_channels, T * stride).
+
+    Every audio channel has all `audio_channels * stride` rows of `lapped_transform` for itself.
+    """
+    with torch.device("cpu"):  # no weight: no checkpoint fills it
+        basis = lapped_transform(stride, audio_channels)  # (rows, audio channels, kernel)
+    synthesis = LappedSynthesis(basis.transpose(0, 1).flatten(0, 1), audio_channels)
+    return nn.Sequential(ShapedNoise(width, audio_channels * stride, audio_channels), synthesis)
+
+
+def shaped_tones(width: int, stride: int, audio_channels: int, sample_rate: int) -> nn.Sequential:
+    """Tones shaped by features: (batch, width, T) -> (batch, audio_channels, T * stride).
+
+    Every tone is cut into pieces of 2 * stride samples under a Hann window, hop stride, whose phases fit together.
+    """
+    with torch.device("cpu"):
+        cycles = quarter_tones_hz(sample_rate) / sample_rate  # per sample
+        phases = 2 * math.pi * cycles[:, None] * torch.arange(2 * stride, dtype=torch.float64)  # (tones, kernel)
+        shapes = torch.cat((phases.cos(), -phases.sin())) * sine_window(2 * stride).double().square()
+    synthesis = LappedSynthesis(shapes.float().repeat(audio_channels, 1), audio_channels)
+    return nn.Sequential(ShapedTones(width, cycles * stride, audio_channels), synthesis)
+
+
+def quarter_tones_hz(sample_rate: int) -> Tensor:
+    """Quarter tones of A4 = 440 Hz from C1 (33 Hz) to C8 (4.2 kHz), below 0.45 sample rates: (tones,) float64."""
+    midi = torch.arange(24, 108.5, 0.5, dtype=torch.float64, device="cpu")
+    hz = 440 * 2 ** ((midi - 69) / 12)
+    return hz[hz < 0.45 * sample_rate]
 
 
 def fixed_noise(num_bands: int, start: int, length: int) -> Tensor:

@@ -65,7 +65,7 @@ def draw_layer(kind: Kind, seconds: float, rng: np.random.Generator, fixed: dict
 
 def choose_kinds(rng: np.random.Generator, first: str | None) -> list[Kind]:
     """One to three kinds that go together: foregrounds, then a background; or one band of instruments."""
-    count = choose(rng, (1, 2, 3), (0.55, 0.32, 0.13))
+    count = choose(rng, (1, 2, 3), (0.7, 0.22, 0.08))
     kinds = [
         KINDS[first] if first else choose(rng, tuple(KINDS.values()), tuple(kind.weight for kind in KINDS.values()))
     ]

@@ -1,6 +1,7 @@
 """The autoencoder: sizes, lengths, normalisation, weight-norm, saving."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +9,16 @@ from torch import nn
 
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.vae import VAE, Posterior, VAEConfig
-from models.vae_layers import LappedSynthesis, ShapedNoise, band_levels, fixed_noise, lapped_transform
+from models.vae_layers import (
+    ShapedBands,
+    band_levels,
+    fixed_noise,
+    lapped_transform,
+    quarter_tones_hz,
+    shaped_noise,
+    shaped_tones,
+    tone_levels,
+)
 
 SMALL = VAEConfig(
     latent_channels=4,
@@ -170,6 +180,17 @@ def test_a_full_scale_sine_is_at_full_level_in_its_band():
     torch.testing.assert_close(level[19], torch.ones_like(level[19]), atol=0.01, rtol=0)
 
 
+def test_a_full_scale_sine_is_at_full_level_at_its_quarter_tone():
+    levels = tone_levels(audio_channels=1, stride=256, sample_rate=8000, width=3)
+    hz = quarter_tones_hz(8000)
+    for tone in (60, 100, 140):
+        sine = torch.sin(2 * torch.pi * hz[tone] / 8000 * torch.arange(256 * 40))[None, None].float()
+        level = levels[:-1](sine)[0, :, 8:-8]  # (tones, steps)
+        assert (level.argmax(dim=0) == tone).all()
+        torch.testing.assert_close(level[tone], torch.ones_like(level[tone]), atol=0.01, rtol=0)
+    assert levels(sine).shape == (1, 3, 40)
+
+
 def test_any_stretch_of_the_fixed_noise_is_the_same():
     whole = fixed_noise(16, 0, 5000)
     assert torch.equal(whole[..., 700:900], fixed_noise(16, 700, 200))
@@ -191,9 +212,9 @@ def test_noise_is_new_in_training_and_fixed_otherwise():
 
 def test_shaped_noise_starts_faint_and_a_gain_sets_its_side():
     torch.manual_seed(0)
-    noise = nn.Sequential(ShapedNoise(3, 16, audio_channels=2), LappedSynthesis(8, audio_channels=2)).eval()
+    noise = shaped_noise(3, stride=8, audio_channels=2).eval()
     shaped, x = noise[0], torch.zeros(1, 3, 4000)
-    assert isinstance(shaped, ShapedNoise)
+    assert isinstance(shaped, ShapedBands)
     with torch.no_grad():
         shaped.initialise()
         audio = noise(x)[0]
@@ -206,6 +227,31 @@ def test_shaped_noise_starts_faint_and_a_gain_sets_its_side():
         assert (left / right).log().item() == pytest.approx(2, abs=0.05)
         gains[..., 1] = -30
         assert torch.corrcoef(noise(x)[0])[0, 1] > 0.999
+
+
+def test_a_shaped_tone_is_one_endless_sine_at_its_frequency():
+    tones = shaped_tones(3, stride=64, audio_channels=2, sample_rate=8000).eval()
+    shaped, hz = tones[0], quarter_tones_hz(8000)
+    assert isinstance(shaped, ShapedBands)
+    assert hz[0].item() == pytest.approx(32.703, abs=1e-3)
+    assert hz[-1] < 3600
+    tone = int((hz - 440).abs().argmin())
+    assert hz[tone].item() == pytest.approx(440)
+    with torch.no_grad():
+        shaped.gains.weight.zero_()
+        assert shaped.gains.bias is not None
+        gains = shaped.gains.bias.unflatten(0, (2, len(hz)))
+        gains.fill_(-40)
+        gains[0, tone] = 2.0
+        left, right = tones(torch.zeros(1, 3, 200))[0, :, 64:-64].double()
+        late = tones[1](shaped.from_step(torch.zeros(1, 3, 50), 150))[0, 0, 64:-64].double()
+    n = torch.arange(len(left), dtype=torch.float64) + 64
+    basis = torch.stack([f(2 * torch.pi * 440 / 8000 * n) for f in (torch.cos, torch.sin)], dim=1)
+    fit = basis @ torch.linalg.lstsq(basis, left[:, None]).solution
+    torch.testing.assert_close(left, fit[:, 0], atol=1e-4, rtol=0)
+    assert left.abs().max().item() == pytest.approx(math.log1p(math.exp(2.0)), rel=0.01)
+    assert right.abs().max() < 1e-6
+    torch.testing.assert_close(late, left[-len(late) :], atol=1e-6, rtol=0)
 
 
 def test_band_levels_need_a_stem():
