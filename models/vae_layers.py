@@ -212,18 +212,21 @@ class ShapedBands(nn.Module, ABC):
         channels: of the features.
         num_bands: gains of each audio channel.
         faint: gain before training.
+        pace: factor before the softplus, which makes the gains learn that much faster than other layers do.
     """
 
-    def __init__(self, channels: int, num_bands: int, audio_channels: int, faint: float) -> None:
+    def __init__(self, channels: int, num_bands: int, audio_channels: int, faint: float, pace: float) -> None:
         super().__init__()
         self.num_bands = num_bands
         self.audio_channels = audio_channels
         self.faint = faint
+        self.pace = pace
         self.gains = nn.Conv1d(channels, audio_channels * num_bands, kernel_size=1)
 
     def initialise(self) -> None:
         """Start from faint sound in every band."""
-        nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(self.faint))
+        self.gains.weight.div_(self.pace)
+        nn.init.constant_(cast(Tensor, self.gains.bias), inverse_softplus(self.faint) / self.pace)
 
     @abstractmethod
     def carriers(self, start: int, length: int) -> Tensor:
@@ -241,7 +244,7 @@ class ShapedBands(nn.Module, ABC):
         return self._shape(x, self.carriers(start, x.shape[-1]).to(x))
 
     def _shape(self, x: Tensor, carriers: Tensor) -> Tensor:
-        gains = F.softplus(self.gains(x)).unflatten(1, (self.audio_channels, 1, self.num_bands))
+        gains = F.softplus(self.pace * self.gains(x)).unflatten(1, (self.audio_channels, 1, self.num_bands))
         return (gains * carriers[:, None]).flatten(1, 3)
 
 
@@ -249,7 +252,7 @@ class ShapedNoise(ShapedBands):
     """Bands of noise; in training the noise is new every time."""
 
     def __init__(self, channels: int, num_bands: int, audio_channels: int) -> None:
-        super().__init__(channels, num_bands, audio_channels, FAINT_NOISE)
+        super().__init__(channels, num_bands, audio_channels, FAINT_NOISE, pace=2)
 
     def carriers(self, start: int, length: int) -> Tensor:
         return fixed_noise(self.num_bands, start, length)[:, None]
@@ -266,7 +269,7 @@ class ShapedTones(ShapedBands):
     """
 
     def __init__(self, channels: int, cycles: Tensor, audio_channels: int) -> None:
-        super().__init__(channels, len(cycles), audio_channels, FAINT_TONE)
+        super().__init__(channels, len(cycles), audio_channels, FAINT_TONE, pace=8)
         self.cycles = cycles  # no buffer, which `half()` would round
 
     def carriers(self, start: int, length: int) -> Tensor:

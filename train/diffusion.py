@@ -10,6 +10,7 @@ Source: Evans et al. 2024 (arXiv 2402.04825), section 3.4; Salimans & Ho 2022 (v
 """
 
 import copy
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ class NoiseConfig:
 class DiffusionTraining(LightningModule):
     """Lightning module; see the module's header."""
 
+    longest_seconds: Tensor
+
     def __init__(
         self,
         model: TextToAudio,
@@ -118,6 +121,7 @@ class DiffusionTraining(LightningModule):
         self.model.text_encoder.requires_grad_(False)
         self.unet_ema = ema_of(model.unet, optimiser.ema_decay)
         self.conditioner_ema = ema_of(model.conditioner, optimiser.ema_decay)
+        self.register_buffer("longest_seconds", torch.tensor(model.config.longest_seconds or 0.0))
         self.noise = noise
         self.optimiser = optimiser
         self.demo_config = demo
@@ -280,6 +284,8 @@ class DiffusionTraining(LightningModule):
         model = copy.copy(self.model)
         model._modules = dict(self.model._modules)
         model.unet, model.conditioner = unet, conditioner
+        longest = float(self.longest_seconds) or None
+        model.config = dataclasses.replace(model.config, longest_seconds=longest)
         return model
 
     @torch.no_grad()
@@ -309,6 +315,7 @@ class DiffusionTraining(LightningModule):
         if not generators:
             return conditioner(text_embeddings, text_mask, start, total)
         draws = torch.stack([torch.rand(2, generator=generator) for generator in generators], dim=1).to(self.device)
+        self.longest_seconds = torch.maximum(self.longest_seconds, total.nan_to_num(0.0).amax())
         window = num_frames * self.model.vae.hop_length / self.model.vae.config.sample_rate
         inside = (start >= 1) & (start + window <= total - 1)
         unknown = inside & (draws[0] < self.optimiser.timing_dropout)

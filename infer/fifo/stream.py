@@ -107,6 +107,7 @@ class EndlessStream(Iterator[Tensor]):
         timing = Timeline(
             config.timing,
             table_seconds=model.conditioner.config.timing.max_seconds,
+            known_seconds=model.config.longest_seconds,
             window_seconds=self.queue_config.window / self.frames_per_second,
             total_seconds=config.seconds,
         ).at

@@ -22,7 +22,7 @@ class StreamTiming:
     ending: bool = False
     """Whether the last window and the one before are told the truth, so that the model ends the piece itself."""
     piece_seconds: float | None = None
-    """Longest piece (s) the model knows; None: three quarters of its timing table."""
+    """Longest piece (s) to tell the model of; None: the longest that it was trained on."""
 
     @property
     def needs_length(self) -> bool:
@@ -35,6 +35,7 @@ class Timeline:
 
     Args:
         table_seconds: largest second in the model's timing table.
+        known_seconds: longest piece the model was trained on; None, not known, is taken as three quarters of the table.
         window_seconds: length of a full window of the queue.
         total_seconds: length of the piece, None if it has no end.
 
@@ -43,11 +44,18 @@ class Timeline:
     """
 
     def __init__(
-        self, timing: StreamTiming, *, table_seconds: float, window_seconds: float, total_seconds: float | None
-    ):
+        self,
+        timing: StreamTiming,
+        *,
+        table_seconds: float,
+        known_seconds: float | None,
+        window_seconds: float,
+        total_seconds: float | None,
+    ) -> None:
         if timing.needs_length and total_seconds is None:
             raise ValueError("true timing and an ending need the length of the piece, got none: give it in seconds")
-        longest = table_seconds * 3 / 4 if timing.piece_seconds is None else timing.piece_seconds
+        known = table_seconds * 3 / 4 if known_seconds is None else known_seconds
+        longest = known if timing.piece_seconds is None else timing.piece_seconds
         if not 0 < longest <= table_seconds:
             raise ValueError(f"piece_seconds must lie between 0 and the table's {table_seconds:g} s, got {longest:g}")
         self.timing = timing

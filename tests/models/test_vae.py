@@ -222,7 +222,7 @@ def test_shaped_noise_starts_faint_and_a_gain_sets_its_side():
         assert torch.corrcoef(audio)[0, 1].abs() < 0.02
         assert shaped.gains.bias is not None
         gains = shaped.gains.bias.unflatten(0, (2, 8, 2))  # (audio channel, frequency, sum or difference)
-        gains[1] -= 2
+        gains[1] -= 2 / shaped.pace
         left, right = noise(x)[0].square().mean(dim=1).sqrt()
         assert (left / right).log().item() == pytest.approx(2, abs=0.05)
         gains[..., 1] = -30
@@ -242,7 +242,7 @@ def test_a_shaped_tone_is_one_endless_sine_at_its_frequency():
         assert shaped.gains.bias is not None
         gains = shaped.gains.bias.unflatten(0, (2, len(hz)))
         gains.fill_(-40)
-        gains[0, tone] = 2.0
+        gains[0, tone] = 2.0 / shaped.pace
         left, right = tones(torch.zeros(1, 3, 200))[0, :, 64:-64].double()
         late = tones[1](shaped.from_step(torch.zeros(1, 3, 50), 150))[0, 0, 64:-64].double()
     n = torch.arange(len(left), dtype=torch.float64) + 64

@@ -29,6 +29,9 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
     assert len(list((tiny_run / "demos/step_0000020").glob("*.wav"))) == 2
     model = TextToAudio.load(tiny_run / "export")
     assert model.config.window_frames == 32
+    longest = model.config.longest_seconds
+    assert longest is not None
+    assert 2 <= longest <= 60
     assert set(json.loads((tiny_run / "export/config.json").read_text())) == {
         "vae",
         "text_encoder",

@@ -8,16 +8,21 @@ from infer.fifo.timing import StreamTiming, Timeline, TimingMode
 
 
 def timeline(
-    mode: TimingMode = "null", total: float | None = None, ending: bool = False, piece: float | None = None
+    mode: TimingMode = "null",
+    total: float | None = None,
+    ending: bool = False,
+    piece: float | None = None,
+    known: float | None = None,
 ) -> Timeline:
     timing = StreamTiming(mode=mode, ending=ending, piece_seconds=piece)
-    return Timeline(timing, table_seconds=480, window_seconds=5.0, total_seconds=total)
+    return Timeline(timing, table_seconds=480, known_seconds=known, window_seconds=5.0, total_seconds=total)
 
 
 def test_null_and_steady_never_change():
     assert {timeline().at(t) for t in (0, 10, 1e6)} == {(None, None)}
     assert {timeline("steady").at(t) for t in (0, 10, 1e6)} == {(120, 360)}
-    assert timeline("steady", piece=60).at(3) == (20, 60)
+    assert timeline("steady", known=60).at(3) == (20, 60)
+    assert timeline("steady", known=90, piece=60).at(3) == (20, 60)
 
 
 def test_true_values():
