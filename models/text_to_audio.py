@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
 from models.meta import without_weights
 from models.text_encoder import TextEncoder
-from models.timing import TimingConfig, TimingEmbedder
+from models.timing import NUM_TIMING_TOKENS, TimingConfig, TimingEmbedder
 from models.unet import UNet, UNetConfig
 from models.vae import VAE
 
@@ -156,6 +156,12 @@ class TextToAudio(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.conditioner.null_sequence.device
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a conditioning: text and timing, or the null sequence."""
+        config = self.conditioner.config
+        return max(self.text_encoder.config.max_tokens + NUM_TIMING_TOKENS, config.num_null_tokens)
 
     def condition(
         self, prompts: Sequence[str], seconds_start: Seconds = None, seconds_total: Seconds = None

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+NUM_TIMING_TOKENS = 2
+"""Tokens that tell the place in a piece."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimingConfig:

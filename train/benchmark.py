@@ -159,7 +159,7 @@ def benchmark_diffusion(
     network = TextToAudio(model, smallest, cast(TextEncoder, EmbeddedText(model.unet.context_width)))
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:
-        network.unet.compile()
+        network.unet.compile(dynamic=False)
     module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed=0)
     inputs = {
         "latents": torch.randn(batch, channels, frames),

@@ -130,6 +130,8 @@ class DiffusionTraining(LightningModule):
         self.num_batches = 0
         self.is_sharded = False
         self.is_tuning = False
+        self.num_tokens: int | None = None
+        """Tokens that a training batch's conditioning is padded to; None: its own longest."""
 
     @property
     def completed_steps(self) -> int:
@@ -321,7 +323,8 @@ class DiffusionTraining(LightningModule):
         unknown = inside & (draws[0] < self.optimiser.timing_dropout)
         start, total = (torch.where(unknown, torch.nan, seconds) for seconds in (start, total))
         conditioning = conditioner(text_embeddings, text_mask, start, total)
-        return conditioner.drop(conditioning, draws[1] < self.optimiser.condition_dropout)
+        conditioning = conditioner.drop(conditioning, draws[1] < self.optimiser.condition_dropout)
+        return conditioning if self.num_tokens is None else conditioning.pad(self.num_tokens)
 
     def _learning_rate_factor(self, step: int) -> float:
         config = self.optimiser
@@ -375,8 +378,9 @@ def main(
     network.unet.activation_checkpointing = activation_checkpointing
     module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed)
     module.is_tuning = init_from is not None
-    if compile:
-        network.unet.compile()
+    if compile:  # for one shape: with any number of tokens the compiled step of torch 2.11 fails on a CPU
+        network.unet.compile(dynamic=False)
+        module.num_tokens = network.max_tokens
     source = LatentDataModule(data, seed) if data.latents is not None else AudioDataModule(data, seed)
     callbacks = [Demos(run / "demos", network.vae.config.sample_rate), Export(run / "export")]
     fit(module, source, trainer, run, resume, callbacks)

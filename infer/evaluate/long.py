@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio import SAMPLE_RATE
+from data.audio import SAMPLE_RATE, AudioFile
 from data.audio_writer import AudioWriter
 from infer.embedders import Embedder, Preprocessing, load_embedder
 from infer.embedders.mel import MelStatistics
 from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
-from infer.evaluate.generation import read_clip
 from infer.evaluate.long_experiments import Experiment, Variant, variants
 from infer.evaluate.report import write_report
 from infer.evaluate.results import Better, ReportClip, Results, Score
@@ -33,7 +32,7 @@ from infer.fifo.stream_config import StreamConfig
 from infer.hashes import folder_hashes
 from infer.metrics.facts import ONSET_RATE_HZ, onset_envelope
 from infer.metrics.seams import audio_seams, line_db
-from infer.metrics.streams import adherence, consistency, level_course, repetition
+from infer.metrics.streams import BLOCK_SECONDS, adherence, consistency, level_course, repetition
 from infer.speed import peak_memory, reset_peak_memory
 from models.device import resolve_device
 from models.text_to_audio import TextToAudio
@@ -43,7 +42,9 @@ REAL = "real"
 FIGURE = "length.png"
 WINDOW_SECONDS = 2.0
 LONGEST_REAL_SECONDS = 60.0
-MAX_MEASURED_SECONDS = 600.0
+JOINED_SECONDS = 600.0
+"""Beginning of a stream that is searched for seams; all else is measured in the whole of it, a piece at a time."""
+PIECE_SECONDS = 10.0
 LEAST_JOIN_SECONDS = 0.1  # nearer joins leave no frames between them to compare with
 
 BETTER: dict[str, Better] = {
@@ -187,11 +188,14 @@ def _add_sound(
     for label in tqdm([*played, REAL], desc="measure", unit="variant"):
         values: dict[str, dict[str, float]] = {}
         windows[label] = {}
-        for name, audio, joins_every in _sounds(played.get(label), items, chunk_seconds):
-            measured = measure_stream(audio, joins_every)
+        for name, sound, joins_every in _sounds(played.get(label), items, chunk_seconds):
+            measured = measure_joins(sound.beginning(), joins_every) | measure_course(sound)
             if judge is not None:
-                measured |= _text_agreement(judge, audio, texts[name.rsplit(" ", 1)[0]])
-            windows[label][name] = window_embedder()(audio).vectors
+                measured |= _text_agreement(judge, sound, texts[name.rsplit(" ", 1)[0]])
+            embed = window_embedder()
+            windows[label][name] = torch.cat(
+                [embed(piece).vectors for piece in sound.pieces(PIECE_SECONDS, least=WINDOW_SECONDS)]
+            )
             for measure, value in measured.items():
                 values.setdefault(measure, {})[name] = value
         for measure, by_name in values.items():
@@ -199,19 +203,45 @@ def _add_sound(
     _add_repetition(results, windows)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """A file of any length, or a clip (2, samples)."""
+
+    source: Path | Tensor
+
+    def pieces(self, seconds: float, least: float = 0.0) -> Iterator[Tensor]:
+        """Read it a piece (2, samples) at a time; a last one below `least` seconds is left out, unless it is alone."""
+        length = round(seconds * SAMPLE_RATE)
+        for start, piece in self._read(length):
+            if start == 0 or piece.shape[-1] >= least * SAMPLE_RATE:
+                yield piece
+
+    def beginning(self) -> Tensor:
+        """Read the first `JOINED_SECONDS`."""
+        return next(self.pieces(JOINED_SECONDS))
+
+    def _read(self, length: int) -> Iterator[tuple[int, Tensor]]:
+        if isinstance(self.source, Tensor):
+            yield from ((i * length, piece) for i, piece in enumerate(self.source.split(length, dim=-1)))
+            return
+        with AudioFile(self.source) as file:
+            for start in range(0, file.num_samples, length):
+                yield start, torch.from_numpy(file.read(start, length))
+
+
 def _sounds(
     played: dict[str, Played] | None, items: list[FactPrompt], chunk_seconds: float
-) -> Iterator[tuple[str, Tensor, float]]:
+) -> Iterator[tuple[str, Sound, float]]:
     """Name, sound and distance of joins of each stream; for real clips the joins of the first variant."""
     if played is None:
-        yield from ((f"{item.prompt} {REAL}", item.real_clip(), chunk_seconds) for item in items)
+        yield from ((f"{item.prompt} {REAL}", Sound(item.real_clip()), chunk_seconds) for item in items)
         return
     for name, one in played.items():
-        yield name, read_clip(one.path)[:, : round(MAX_MEASURED_SECONDS * SAMPLE_RATE)], one.chunk_seconds
+        yield name, Sound(one.path), one.chunk_seconds
 
 
-def measure_stream(audio: Tensor, joins_every: float) -> dict[str, float]:
-    """Seams, the line at the chunk rate, and the course of the level of one sound (2, samples)."""
+def measure_joins(audio: Tensor, joins_every: float) -> dict[str, float]:
+    """Seams and the line at the chunk rate of one sound (2, samples)."""
     seconds = audio.shape[-1] / SAMPLE_RATE
     measured: dict[str, float] = {}
     if seconds >= 3 * joins_every and joins_every >= LEAST_JOIN_SECONDS:
@@ -221,9 +251,14 @@ def measure_stream(audio: Tensor, joins_every: float) -> dict[str, float]:
             measured[f"seam {name} (p)"] = seam.p
     if seconds >= 8 * joins_every and 1 / joins_every <= ONSET_RATE_HZ / 2:
         measured["chunk rate line (dB)"] = line_db(onset_envelope(audio), ONSET_RATE_HZ, 1 / joins_every)
-    course = level_course(audio)
+    return measured
+
+
+def measure_course(sound: Sound) -> dict[str, float]:
+    """Course of the level over the whole of one sound."""
+    course = level_course(sound.pieces(BLOCK_SECONDS))
     drift = math.nan if course.drift_lu_per_minute is None else abs(course.drift_lu_per_minute)
-    return measured | {
+    return {
         "loudness (LUFS)": math.nan if course.loudness_lufs is None else course.loudness_lufs,
         "loudness drift (LU/min, size)": drift,
         "clipped (share)": course.clipped_share,
@@ -244,10 +279,10 @@ def window_embedder() -> Embedder:
     return Embedder("mel", cut, MelStatistics())
 
 
-def _text_agreement(judge: Embedder, audio: Tensor, text: Tensor) -> dict[str, float]:
-    length = 10 * SAMPLE_RATE
-    pieces = [piece for piece in audio.split(length, dim=-1) if piece.shape[-1] == length or audio.shape[-1] < length]
-    found = adherence(torch.cat([judge(piece).vectors for piece in pieces]), text, hop_seconds=10.0)
+def _text_agreement(judge: Embedder, sound: Sound, text: Tensor) -> dict[str, float]:
+    pieces = sound.pieces(PIECE_SECONDS, least=PIECE_SECONDS)
+    vectors = torch.cat([judge(piece).vectors for piece in pieces])
+    found = adherence(vectors, text, hop_seconds=PIECE_SECONDS)
     return {
         "text cosine": found.mean,
         "text cosine, slope per minute": found.slope_per_minute,
@@ -278,11 +313,9 @@ def _report_clips(
 ) -> Iterator[ReportClip]:
     """The first 30 s of each variant, side by side."""
     for item in items[:number]:
-        length = 30 * SAMPLE_RATE
-        audio = {
-            label: read_clip(by_name[f"{item.prompt} {seed}"].path)[:, :length] for label, by_name in played.items()
-        }
-        yield ReportClip(title=item.prompt, audio=audio | {REAL: item.real_clip()[:, :length]})
+        sounds = {label: Sound(by_name[f"{item.prompt} {seed}"].path) for label, by_name in played.items()}
+        sounds[REAL] = Sound(item.real_clip())
+        yield ReportClip(title=item.prompt, audio={label: next(sound.pieces(30.0)) for label, sound in sounds.items()})
 
 
 def draw(path: Path, results: Results, labels: list[str], seconds: list[float]) -> None:

@@ -8,6 +8,7 @@ Consistency alone rewards a loop, and variety alone rewards noise: `repetition` 
 Source: fifo_facts, "Measuring long audio".
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from infer.loudness import LoudnessMeter
 from infer.metrics.distances import frechet_distance, kernel_distance
-from infer.metrics.facts import Audio, level, stereo_correlation, to_channels
+from infer.metrics.facts import Audio, level, to_channels
 
 BLOCK_SECONDS = 3.0
 
@@ -144,28 +145,40 @@ class LevelCourse:
     stereo_correlation: float
 
 
-def level_course(audio: Audio, sample_rate: int = 44_100) -> LevelCourse:
-    """Measure loudness, its drift and range, clipping, silence and stereo of a long sound."""
-    channels = to_channels(audio)
-    whole = LoudnessMeter(sample_rate, len(channels))
-    minutes, loudness = [], []
-    length = round(BLOCK_SECONDS * sample_rate)
-    for start in range(0, channels.shape[-1], length):
-        block = channels[:, start : start + length].numpy()
-        whole.push(block)
+def level_course(blocks: Iterable[Audio], sample_rate: int = 44_100) -> LevelCourse:
+    """Measure loudness, its drift and range, clipping, silence and stereo of a sound of any length.
+
+    Args:
+        blocks: the sound in pieces of `BLOCK_SECONDS`, one at a time in memory; the last may be shorter.
+    """
+    whole, minutes, loudness, shares, moments = None, [], [], [], []
+    position, length = 0, round(BLOCK_SECONDS * sample_rate)
+    for block in blocks:
+        channels = to_channels(block)
+        whole = whole or LoudnessMeter(sample_rate, len(channels))
         meter = LoudnessMeter(sample_rate, len(channels))
-        meter.push(block)
+        for each in (whole, meter):
+            each.push(channels.numpy())
         lufs = meter.lufs()
-        if lufs is not None and block.shape[-1] == length:
-            minutes.append(start / sample_rate / 60)
+        if lufs is not None and channels.shape[-1] == length:
+            minutes.append(position / sample_rate / 60)
             loudness.append(lufs)
+        levels, size = level(channels, sample_rate), channels.shape[-1]
+        shares.append(size * torch.tensor((1.0, levels.clipped_share, levels.silence_share), dtype=torch.float64))
+        left, right = channels[0].double(), channels[-1].double()
+        moments.append(torch.stack([x.sum() for x in (left, right, left**2, right**2, left * right)]))
+        position += size
+    if whole is None:
+        raise ValueError("there is no sound to measure")
+    num_samples, clipped, silent = torch.stack(shares).sum(dim=0)
+    left, right, left_left, right_right, left_right = torch.stack(moments).sum(dim=0) / num_samples
+    norm = ((left_left - left**2) * (right_right - right**2)).clamp_min(0).sqrt()
     values = torch.tensor(loudness, dtype=torch.float64)
-    levels = level(channels, sample_rate)
     return LevelCourse(
         loudness_lufs=whole.lufs(),
         drift_lu_per_minute=slope(torch.tensor(minutes), values) if len(values) > 1 else None,
         range_lu=float(values.quantile(0.95) - values.quantile(0.1)) if len(values) > 1 else None,
-        clipped_share=levels.clipped_share,
-        silence_share=levels.silence_share,
-        stereo_correlation=stereo_correlation(channels),
+        clipped_share=float(clipped / num_samples),
+        silence_share=float(silent / num_samples),
+        stereo_correlation=float((left_right - left * right) / (norm + 1e-12)),
     )

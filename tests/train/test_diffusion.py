@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_resumed_training_equals_uninterrupted_training(
     train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--optimiser.finish_steps", "0", *tiny_parts)
     train("diffusion", tmp_path / "run", "--resume", "last", *tiny_parts)
     assert_same_weights(tmp_path / "run", tiny_run)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_takes_prompts_of_any_length(tmp_path: Path, tiny_parts: list[str]):
+    options = ["--compile", "true", "--trainer.max_steps", "4", "--optimiser.finish_steps", "0"]
+    folder = train("diffusion", tmp_path / "run", *options, *tiny_parts)
+    with (folder / "csv/version_0/metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert all(0 < loss < 10 for loss in losses)
 
 
 def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path):

@@ -52,12 +52,12 @@ def test_measured_stream():
     generator = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(2, 441_000, generator=generator)
     gain = torch.rand(20, generator=generator).repeat_interleave(22_050) * 0.9 + 0.1
-    at_joins, elsewhere = long.measure_stream(noise * gain, 0.5), long.measure_stream(noise, 0.5)
+    at_joins, elsewhere = long.measure_joins(noise * gain, 0.5), long.measure_joins(noise, 0.5)
     assert at_joins["seam level step (effect)"] > 2
     assert at_joins["seam level step (p)"] < 0.01
     assert abs(elsewhere["seam level step (effect)"]) < 1
-    assert elsewhere["loudness drift (LU/min, size)"] < 1
-    assert not any(name.startswith("seam") for name in long.measure_stream(noise, 0.02))
+    assert long.measure_course(long.Sound(noise))["loudness drift (LU/min, size)"] < 1
+    assert not any(name.startswith("seam") for name in long.measure_joins(noise, 0.02))
 
 
 def test_command(tiny_folder: Path, tmp_path: Path):

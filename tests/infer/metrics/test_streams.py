@@ -74,19 +74,27 @@ def test_repetition_finds_a_loop_and_not_a_steady_change():
         repetition(distinct, least_lag=20)
 
 
+def blocks(sound: np.ndarray) -> list[np.ndarray]:
+    return np.split(sound, range(3 * RATE, sound.shape[1], 3 * RATE), axis=1)
+
+
 def test_level_course():
     rng = np.random.default_rng(0)
     sound = rng.standard_normal((2, 60 * RATE))
     gain = 10 ** (np.linspace(-30, -24, sound.shape[1]) / 20)
-    found = level_course(sound * gain)
+    found = level_course(blocks(sound * gain))
     assert found.drift_lu_per_minute == pytest.approx(6.0, abs=0.1)
     assert found.range_lu == pytest.approx(0.85 * 6, abs=0.5)
     assert found.clipped_share == found.silence_share == 0
     assert abs(found.stereo_correlation) < 0.01
-    silent = level_course(np.zeros((2, 10 * RATE)))
+    mixed = np.stack((sound[0], 0.6 * sound[0] + 0.8 * sound[1])) + 0.1
+    assert level_course(blocks(0.1 * mixed)).stereo_correlation == pytest.approx(np.corrcoef(mixed)[0, 1], abs=1e-4)
+    silent = level_course(blocks(np.zeros((2, 10 * RATE))))
     assert silent.loudness_lufs is None
     assert silent.drift_lu_per_minute is None
     assert silent.silence_share == 1.0
-    half = level_course(np.concatenate((sound[:, : 5 * RATE] * 0.1, np.zeros((2, 5 * RATE))), axis=1))
+    half = level_course(blocks(np.concatenate((sound[:, : 5 * RATE] * 0.1, np.zeros((2, 5 * RATE))), axis=1)))
     assert half.silence_share == pytest.approx(0.5, abs=0.01)
-    assert level_course(np.ones((2, RATE))).clipped_share == 1.0
+    with pytest.raises(ValueError, match="no sound"):
+        level_course([])
+    assert level_course([np.ones((2, RATE))]).clipped_share == 1.0
