@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from data import latent_statistics
 from data.audio_writer import write_audio
+from data.clips import LatentDataConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
@@ -71,15 +73,19 @@ def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path)
 def test_fine_tuning_warns_of_latents_unlike_the_models(
     tmp_path: Path, tiny_run: Path, caplog: pytest.LogCaptureFixture
 ):
-    quiet, loud = tmp_path / "quiet", tmp_path / "corpus"
-    quiet.mkdir()
-    for name in ("a", "b", "c"):
-        write_audio(quiet / f"{name}.wav", torch.zeros(2, 60_000))
-        (quiet / f"{name}.txt").write_text("nothing to hear")
-    options = ["--init_from", str(tiny_run / "export"), "--trainer.max_steps", "1"]
-    train("diffusion", loud, *options)
-    assert "off the checkpoint's statistics" not in caplog.text
-    train("diffusion", tmp_path / "run", *options, "--data.folder", str(quiet))
+    gains, generator = {"noise": 0.2, "silence": 0.0}, torch.Generator().manual_seed(0)
+    for name, gain in gains.items():
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            write_audio(tmp_path / name / f"{index}.wav", gain * torch.randn(2, 60_000, generator=generator))
+            (tmp_path / name / f"{index}.txt").write_text(name)
+    model = shutil.copytree(tiny_run / "export", tmp_path / "model")
+    latent_statistics.main(model, LatentDataConfig(folder=str(tmp_path / "noise")), force=True)
+    for name in gains:
+        assert "off the checkpoint's statistics" not in caplog.text
+        options = ["--init_from", str(model), "--trainer.max_steps", "1", "--data.folder", str(tmp_path / name)]
+        caplog.clear()
+        train("diffusion", tmp_path / f"run_{name}", *options)
     assert "off the checkpoint's statistics" in caplog.text
 
 
