@@ -104,6 +104,11 @@ class AudioFile:
             audio = np.pad(audio, ((0, stop - start - len(audio)), (0, 0)))
         return np.ascontiguousarray(audio.T)
 
+    def pieces(self, num_samples: int) -> Iterator[np.ndarray]:
+        """Read all of it, (2, at most num_samples) at a time."""
+        for start in range(0, self.num_samples, num_samples):
+            yield self.read(start, num_samples)
+
     def _read_resampled(self, start: int, stop: int) -> np.ndarray:
         rate = self.source_rate
         # Start where a source frame and a sample coincide, or the segment would lie between the whole file's samples.

@@ -70,8 +70,8 @@ def _pieces(audio: np.ndarray | Path, length: int) -> Iterator[np.ndarray]:
             yield audio[:, start : start + length]
         return
     with AudioFile(audio) as file:
-        for start in range(0, file.num_samples, _READ_SAMPLES):
-            yield from _pieces(file.read(start, _READ_SAMPLES), length)
+        for read in file.pieces(_READ_SAMPLES):
+            yield from _pieces(read, length)
 
 
 @torch.inference_mode()

@@ -129,9 +129,7 @@ def reconstruct_file(vae: VAE, source: Path, target: Path, measure: bool) -> Rec
 
 def read_pieces(vae: VAE, file: AudioFile) -> Iterator[Tensor]:
     """Read a file in pieces of some seconds: (audio_channels, samples) each, folded to mono for a mono VAE."""
-    length = READ_FRAMES * vae.hop_length
-    for start in range(0, file.num_samples, length):
-        audio = torch.from_numpy(file.read(start, length))
+    for audio in map(torch.from_numpy, file.pieces(READ_FRAMES * vae.hop_length)):
         yield audio if vae.config.audio_channels == 2 else audio.mean(dim=0, keepdim=True)
 
 

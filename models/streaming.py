@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from models.snake import Snake
 from models.vae import VAE, Posterior
-from models.vae_layers import BandPower, LappedSynthesis, PointwiseLayer, ResidualUnit, ShapedBands, Sum, TonePower
+from models.vae_layers import LappedSynthesis, PointwiseLayer, ResidualUnit, ShapedBands, Sum, WindowPower
 
 
 class LayerStream(ABC):
@@ -269,10 +269,8 @@ def layer_stream(layer: nn.Module) -> LayerStream:
         return conv_stream(layer)
     if isinstance(layer, nn.ConvTranspose1d | LappedSynthesis):
         return ConvTransposeStream(layer)
-    if isinstance(layer, BandPower):
-        return WindowStream(layer.of_windows, 2 * layer.num_bands, layer.num_bands, layer.padding)
-    if isinstance(layer, TonePower):
-        return WindowStream(layer.of_windows, len(layer.weight), layer.stride, layer.padding)
+    if isinstance(layer, WindowPower):
+        return WindowStream(layer.of_windows, layer.length, layer.stride, layer.padding)
     if isinstance(layer, nn.AvgPool1d):
         return pool_stream(layer)
     if isinstance(layer, Sum):

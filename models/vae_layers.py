@@ -72,73 +72,69 @@ class Views(PointwiseLayer):
         return torch.cat((left, right, half * (left + right), half * (left - right)), dim=1)
 
 
-class BandPower(nn.Module):
-    """Power of `num_bands` bands of every channel: (batch, channels, T) -> (batch, channels * bands, T / bands).
+class WindowPower(nn.Module, ABC):
+    """Power of bands in overlapping windows: (batch, channels, T) -> (batch, channels * bands, T / stride).
 
-    A Fourier transform of 2 * num_bands samples under a sine window, hop num_bands, without the constant. A full-scale
-    sine has power near 1 in its band.
+    Args:
+        length: of a window (samples).
+        stride: from window to window.
     """
 
     window: Tensor
 
-    def __init__(self, num_bands: int) -> None:
+    def __init__(self, length: int, stride: int) -> None:
         super().__init__()
-        self.num_bands = num_bands
+        self.length = length
+        self.stride = stride
         with torch.device("cpu"):  # no weight: no checkpoint fills it
-            window = sine_window(2 * num_bands)
-        self.register_buffer("window", window * (2 / window.sum()), persistent=False)
+            window = sine_window(length)
+            self.register_buffer("window", window * (2 / window.sum()), persistent=False)
 
     @property
     def padding(self) -> int:
         """Samples of silence before and after, which put an output in the middle of its hop."""
-        return self.num_bands // 2
+        return (self.length - self.stride) // 2
 
     def forward(self, audio: Tensor) -> Tensor:
         return self.of_windows(F.pad(audio, (self.padding, self.padding)))
 
     def of_windows(self, padded: Tensor) -> Tensor:
         """Power of every whole window, (batch, channels, samples) -> (batch, channels * bands, windows)."""
-        windows = padded.unfold(-1, 2 * self.num_bands, self.num_bands) * self.window
-        spectrum = torch.view_as_real(torch.fft.rfft(windows)[..., 1:])  # (batch, channels, windows, bands, 2)
-        power = spectrum.square().sum(dim=-1)
-        return power.transpose(2, 3).flatten(1, 2)
+        return self.power(padded.unfold(-1, self.length, self.stride)).transpose(2, 3).flatten(1, 2)
+
+    @abstractmethod
+    def power(self, windows: Tensor) -> Tensor:
+        """(batch, channels, windows, length) -> (batch, channels, windows, bands); 1 for a full-scale sine."""
 
 
-class TonePower(nn.Module):
-    """Power at the quarter tones in every channel: (batch, channels, T) -> (batch, channels * tones, T / stride).
+class BandPower(WindowPower):
+    """A Fourier transform of 2 * num_bands samples under a sine window, hop num_bands, without the constant."""
 
-    A Fourier transform at these frequencies under a sine window of `LONG_WINDOW` strides, hop stride. A full-scale sine
-    has power near 1 at its tone.
-    """
+    def __init__(self, num_bands: int) -> None:
+        super().__init__(2 * num_bands, num_bands)
 
-    weight: Tensor
+    def power(self, windows: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(windows * self.window)[..., 1:]
+        return torch.view_as_real(spectrum).square().sum(dim=-1)
+
+
+class TonePower(WindowPower):
+    """A Fourier transform at the quarter tones under a sine window of `LONG_WINDOW` strides."""
+
+    waves: Tensor
 
     def __init__(self, stride: int, sample_rate: int) -> None:
-        super().__init__()
-        self.stride = stride
+        super().__init__(LONG_WINDOW * stride, stride)
         with torch.device("cpu"):  # no weight: no checkpoint fills it
-            length = LONG_WINDOW * stride
-            window = sine_window(length).double()
-            steps = torch.arange(length, dtype=torch.float64)
-            phases = 2 * math.pi / sample_rate * quarter_tones_hz(sample_rate)[:, None] * steps  # (tones, length)
-            waves = torch.stack((phases.cos(), phases.sin()), dim=1) * (2 * window / window.sum())
-        self.register_buffer("weight", waves.flatten(0, 1).T.float().contiguous(), persistent=False)  # (length, waves)
+            steps = torch.arange(self.length, dtype=torch.float64)
+            phases = 2 * math.pi / sample_rate * quarter_tones_hz(sample_rate) * steps[:, None]  # (length, tones)
+            waves = torch.stack((phases.cos(), phases.sin()), dim=-1).flatten(1) * self.window[:, None]
+        self.register_buffer("waves", waves.float(), persistent=False)
 
-    @property
-    def padding(self) -> int:
-        """Samples of silence before and after, which put an output in the middle of its hop."""
-        return (LONG_WINDOW - 1) * self.stride // 2
-
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.of_windows(F.pad(audio, (self.padding, self.padding)))
-
-    def of_windows(self, padded: Tensor) -> Tensor:
-        """Power in every whole window, (batch, channels, samples) -> (batch, channels * tones, windows)."""
-        windows = padded.unfold(-1, len(self.weight), self.stride)  # (batch, channels, windows, length)
-        with torch.autocast(padded.device.type, enabled=False):
-            waves = windows @ self.weight
-        power = waves.unflatten(-1, (-1, 2)).square().sum(dim=-1)  # (batch, channels, windows, tones)
-        return power.transpose(2, 3).flatten(1, 2)
+    def power(self, windows: Tensor) -> Tensor:
+        with torch.autocast(windows.device.type, enabled=False):
+            waves = windows @ self.waves
+        return waves.unflatten(-1, (-1, 2)).square().sum(dim=-1)
 
 
 class Level(PointwiseLayer):
@@ -164,16 +160,19 @@ def band_levels(audio_channels: int, num_bands: int, factor: int, width: int) ->
 
     The power of `num_bands` bands, averaged over `factor` steps, in dB, mixed.
     """
-    views = 4 if audio_channels == 2 else audio_channels
-    mixing = nn.Conv1d(views * num_bands, width, kernel_size=1)
+    mixing = _mixing(audio_channels, num_bands, width)
     return nn.Sequential(Views(), BandPower(num_bands), nn.AvgPool1d(factor), Level(), mixing)
 
 
 def tone_levels(audio_channels: int, stride: int, sample_rate: int, width: int) -> nn.Sequential:
     """Audio to features of its levels at quarter tones: (batch, audio_channels, T) -> (batch, width, T / stride)."""
-    views = 4 if audio_channels == 2 else audio_channels
-    mixing = nn.Conv1d(views * len(quarter_tones_hz(sample_rate)), width, kernel_size=1)
+    mixing = _mixing(audio_channels, len(quarter_tones_hz(sample_rate)), width)
     return nn.Sequential(Views(), TonePower(stride, sample_rate), Level(), mixing)
+
+
+def _mixing(audio_channels: int, num_bands: int, width: int) -> nn.Conv1d:
+    """Bands of all views to features."""
+    return nn.Conv1d((4 if audio_channels == 2 else audio_channels) * num_bands, width, kernel_size=1)
 
 
 def inverse_softplus(y: float) -> float:
@@ -262,7 +261,7 @@ class ShapedNoise(ShapedBands):
 
 
 class ShapedTones(ShapedBands):
-    """Sines of fixed frequencies, whose phases go on for ever, each as a cosine and a sine; see `tone_synthesis`.
+    """Sines of fixed frequencies, whose phases go on for ever, each as a cosine and a sine; see `shaped_tones`.
 
     Args:
         cycles: of each tone per step, (tones,) float64.

@@ -184,6 +184,7 @@ def _add_sound(
     first = next(iter(played.values()))
     chunk_seconds = next(iter(first.values())).chunk_seconds
     windows: dict[str, dict[str, Tensor]] = {}
+    embed = window_embedder()
     texts = {item.prompt: judge.embed_text([item.prompt])[0] for item in items} if judge else {}
     for label in tqdm([*played, REAL], desc="measure", unit="variant"):
         values: dict[str, dict[str, float]] = {}
@@ -192,7 +193,6 @@ def _add_sound(
             measured = measure_joins(sound.beginning(), joins_every) | measure_course(sound)
             if judge is not None:
                 measured |= _text_agreement(judge, sound, texts[name.rsplit(" ", 1)[0]])
-            embed = window_embedder()
             windows[label][name] = torch.cat(
                 [embed(piece).vectors for piece in sound.pieces(PIECE_SECONDS, least=WINDOW_SECONDS)]
             )
@@ -211,22 +211,20 @@ class Sound:
 
     def pieces(self, seconds: float, least: float = 0.0) -> Iterator[Tensor]:
         """Read it a piece (2, samples) at a time; a last one below `least` seconds is left out, unless it is alone."""
-        length = round(seconds * SAMPLE_RATE)
-        for start, piece in self._read(length):
-            if start == 0 or piece.shape[-1] >= least * SAMPLE_RATE:
+        for index, piece in enumerate(self._read(round(seconds * SAMPLE_RATE))):
+            if index == 0 or piece.shape[-1] >= least * SAMPLE_RATE:
                 yield piece
 
     def beginning(self) -> Tensor:
         """Read the first `JOINED_SECONDS`."""
         return next(self.pieces(JOINED_SECONDS))
 
-    def _read(self, length: int) -> Iterator[tuple[int, Tensor]]:
+    def _read(self, length: int) -> Iterator[Tensor]:
         if isinstance(self.source, Tensor):
-            yield from ((i * length, piece) for i, piece in enumerate(self.source.split(length, dim=-1)))
+            yield from self.source.split(length, dim=-1)
             return
         with AudioFile(self.source) as file:
-            for start in range(0, file.num_samples, length):
-                yield start, torch.from_numpy(file.read(start, length))
+            yield from map(torch.from_numpy, file.pieces(length))
 
 
 def _sounds(

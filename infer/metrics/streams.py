@@ -17,7 +17,7 @@ from torch import Tensor
 
 from infer.loudness import LoudnessMeter
 from infer.metrics.distances import frechet_distance, kernel_distance
-from infer.metrics.facts import Audio, level, to_channels
+from infer.metrics.facts import TINY, Audio, level, to_channels
 
 BLOCK_SECONDS = 3.0
 
@@ -180,5 +180,5 @@ def level_course(blocks: Iterable[Audio], sample_rate: int = 44_100) -> LevelCou
         range_lu=float(values.quantile(0.95) - values.quantile(0.1)) if len(values) > 1 else None,
         clipped_share=float(clipped / num_samples),
         silence_share=float(silent / num_samples),
-        stereo_correlation=float((left_right - left * right) / (norm + 1e-12)),
+        stereo_correlation=float((left_right - left * right) / (norm + TINY)),
     )

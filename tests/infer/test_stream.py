@@ -1,5 +1,6 @@
 """From latents to sound: exact streaming, the limiter, cutting, sinks."""
 
+import copy
 import os
 import signal
 import threading
@@ -54,14 +55,16 @@ def test_streamed_decoding_is_the_whole_decoding(vae: VAE):
 
 
 def test_decoding_resumed_from_its_state_equals_one_that_never_stopped(vae: VAE):
-    latents = 30 * torch.randn(1, 3, 400, generator=torch.Generator().manual_seed(1))  # loud: the limiter is at work
-    whole = torch.cat(list(decode_stream(latents.split(10, dim=-1), vae)), dim=-1)
-    first = Decoding(vae)
+    exact = copy.deepcopy(vae).double()  # in float32, chunks of other lengths differ by more at such levels
+    generator = torch.Generator().manual_seed(1)
+    latents = 30 * torch.randn(1, 3, 400, generator=generator).double()  # loud: the limiter is at work
+    whole = torch.cat(list(decode_stream(latents.split(10, dim=-1), exact)), dim=-1)
+    first = Decoding(exact)
     start = first.push(latents[..., :210])
-    second = Decoding(vae)
+    second = Decoding(exact)
     second.load_state_dict(first.state_dict())
     resumed = torch.cat((start, second.push(latents[..., 210:]), second.finish()), dim=-1)
-    assert torch.allclose(resumed, whole, atol=1e-5)
+    assert torch.allclose(resumed, whole, atol=1e-6)
 
 
 def test_sound_that_is_not_finite_is_refused(vae: VAE):
