@@ -195,6 +195,7 @@ class DiffusionTraining(LightningModule):
             rank=self.global_rank,
             num_ranks=self.trainer.world_size,
         )
+        latents, frame_mask = splice(latents, frame_mask, levels.cut.to(latents.device))
         noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
         conditioning = self._condition(batch, self.model.conditioner, generators, latents.shape[-1])
         t = levels.t.to(latents)
@@ -331,6 +332,22 @@ class DiffusionTraining(LightningModule):
         warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
         progress = min(1.0, step / self.num_steps)
         return warmup * (config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def splice(latents: Tensor, frame_mask: Tensor | None, cut: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Put the neighbour's frames, of two clips each of which is the other's, before each clip's cut.
+
+    Args:
+        latents: (batch, channels, frames). The last clip of an odd batch keeps its own frames.
+        frame_mask: (batch, frames) bool or None.
+        cut: (batch,) frames to be replaced.
+    """
+    batch, _, frames = latents.shape
+    neighbour = torch.arange(batch, device=latents.device) ^ 1
+    neighbour[neighbour >= batch] = batch - 1
+    replaced = torch.arange(frames, device=latents.device) < cut[:, None]
+    latents = torch.where(replaced[:, None], latents[neighbour], latents)
+    return latents, None if frame_mask is None else torch.where(replaced, frame_mask[neighbour], frame_mask)
 
 
 def main(

@@ -9,7 +9,11 @@ Each sample of a batch draws one kind of noise:
 
 Chunk j = 0 ... N - 1 of a queue at phase d in (0, 1] stands at g((j + d) / N), g the identity or a curved warp: d = 1
 just after a shift, d = 1/s before the last of s calls. Context frames get one t in (0, context_max_t) and no loss.
-Tensors: t (batch, frames); loss_mask and present (batch, frames) bool.
+
+A share of the queues is spliced: what stands before one of their chunks is another clip, without loss. An endless stream
+meets it where a cue changes the text, and where it has drifted from what its text says: the network learns to follow the
+text then, and not what came before.
+Tensors: t (batch, frames); loss_mask and present (batch, frames) bool; cut (batch,).
 
 Source: Ruhe et al. 2024 (Rolling Diffusion), Chen et al. 2024 (Diffusion Forcing).
 """
@@ -46,6 +50,8 @@ class NoiseLevelConfig:
     """Frames of a chunk (c); a multiple of the U-Net's time stride gives each coarse cell one level."""
     context_max_t: float = 0.05
     """Largest noise time of the context frames."""
+    splice: float = 0.1
+    """Share of the queues (ramp, preroll) in front of which another clip stands."""
     micro_steps: int = 0
     """Network calls per shift of the deployed queue (s), to train on exactly its phases; 0 for any phase."""
     focuses: tuple[Focus, ...] = ("equal", "initial", "middle", "last")
@@ -65,6 +71,8 @@ class NoiseLevelConfig:
             )
         if not 0 <= self.context_max_t < 1:
             raise ValueError(f"context_max_t must be in [0, 1), got {self.context_max_t}")
+        if not 0 <= self.splice <= 1:
+            raise ValueError(f"splice must be in [0, 1], got {self.splice}")
         if not self.focuses or self.max_factor < 1:
             raise ValueError(f"needs a focus and max_factor >= 1, got {self.focuses} and {self.max_factor}")
 
@@ -80,11 +88,13 @@ class NoiseLevels(NamedTuple):
     t: Tensor
     """(batch, frames) noise times."""
     loss_mask: Tensor
-    """(batch, frames) bool, False on context frames and on those that are not present."""
+    """(batch, frames) bool, False on context frames, before the cut and on those that are not present."""
     present: Tensor
     """(batch, frames) bool, False on frames that no chunk of a filling queue has reached; hide them like padding."""
     kind: Tensor
     """(batch,) index into `KINDS`."""
+    cut: Tensor
+    """(batch,) frames at the beginning that are to be another clip's; mostly 0."""
 
 
 def sample_noise_levels(
@@ -116,6 +126,7 @@ def sample_noise_levels(
     t = uniform_t[:, None].repeat(1, frames)
     loss_mask = torch.ones(batch, frames, dtype=torch.bool)
     present = torch.ones(batch, frames, dtype=torch.bool)
+    cut = torch.zeros(batch, dtype=torch.long)
     for index, generator in enumerate(generators):
         name = KINDS[int(kind[index])]
         if name == "independent":
@@ -124,7 +135,11 @@ def sample_noise_levels(
             draw_queue = _draw_ramp if name == "ramp" else _draw_preroll
             queue = draw_queue(frames, config, generator)
             t[index], loss_mask[index], present[index] = _queue_times(frames, queue, config, generator)
-    return NoiseLevels(t, loss_mask & present, present, kind)
+            if _uniform(generator) < config.splice:
+                borders = range(queue.first_frame % config.chunk_frames, int(present[index].sum()), config.chunk_frames)
+                cut[index] = borders[_integer(0, len(borders) - 1, generator)] if borders else 0
+    loss_mask &= present & (torch.arange(frames) >= cut[:, None])
+    return NoiseLevels(t, loss_mask, present, kind, cut)
 
 
 class _Queue(NamedTuple):

@@ -44,7 +44,7 @@ def draw_layer(kind: Kind, seconds: float, rng: np.random.Generator, fixed: dict
         "brightness": choose(rng, ("dark", "neutral", "bright"), (0.2, 0.6, 0.2) if kind.colored else (0, 1, 0)),
         "loudness": choose(rng, ("quiet", "medium", "loud"), (0.15, 0.65, 0.2)),
         "distance": choose(rng, ("near", "medium", "distant"), (0.1, 0.7, 0.2)),
-        "shape": choose(rng, SHAPES, (0.7, 0.08, 0.08, *((0.08, 0.08, 0.1) if kind.moves else (0, 0, 0)))),
+        "shape": choose(rng, SHAPES, (0.8, 0.06, 0.06, *((0.06, 0.06, 0.08) if kind.moves else (0, 0, 0)))),
         "rate": choose(rng, ("low", "medium", "high"), (0.3, 0.4, 0.3)) if kind.rates_hz else None,
         "timbre": choose(rng, kind.timbres) if kind.timbres else None,
         "mode": choose(rng, ("major", "minor")) if kind.keyed else None,

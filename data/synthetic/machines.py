@@ -195,7 +195,7 @@ KINDS = (
     ),
     Kind(name="alarm", render=render_alarm, group="beat", tempo=(60, 180)),
     Kind(name="telephone", render=render_telephone, group="machine", rates_hz=(0.33, 0.4, 0.6)),
-    Kind(name="clock", weight=2.0, render=render_clock, group="beat", tempo=(60, 180)),
+    Kind(name="clock", weight=3.0, render=render_clock, group="beat", tempo=(60, 180)),
     Kind(name="metronome", render=render_metronome, group="beat", tempo=(60, 180)),
     Kind(name="typewriter", render=render_typewriter, group="machine", rates_hz=(2.5, 6.0, 11.0)),
     Kind(name="heartbeat", render=render_heartbeat, group="beat", tempo=(60, 140), colored=False),

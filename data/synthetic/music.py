@@ -181,7 +181,7 @@ def render_hum(layer: Layer, rng: np.random.Generator) -> np.ndarray:
 KINDS = (
     Kind(
         name="drum loop",
-        weight=3.0,
+        weight=6.0,
         render=render_drums,
         group="music",
         tempo=(60, 180),
@@ -200,7 +200,7 @@ KINDS = (
         min_seconds=4.0,
     ),
     Kind(name="pad chords", render=render_chords, group="music", midi=(54, 65), keyed=True, min_seconds=5.0, bed=True),
-    Kind(name="sustained note", weight=3.0, render=render_note, group="music", midi=(48, 83), timbres=tuple(TIMBRES)),
+    Kind(name="sustained note", weight=6.0, render=render_note, group="music", midi=(48, 83), timbres=tuple(TIMBRES)),
     Kind(name="drone", weight=1.5, render=render_hum, group="music", midi=(48, 59), bed=True),
     Kind(
         name="melody",

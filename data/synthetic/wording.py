@@ -32,14 +32,16 @@ STATE_CHANCE = {
     "loudness": {"quiet": 0.75, "loud": 0.7},
     "distance": {"near": 0.4, "distant": 0.85},
     "rate": {"low": 0.8, "high": 0.8},
-    "shape": {"fade in": 0.8, "fade out": 0.8, "approaching": 0.95, "receding": 0.95, "passing": 0.95},
+    "shape": dict.fromkeys(("fade in", "fade out", "approaching", "receding", "passing"), 0.97),
 }
 
 
 def choose_facts(
     layer: Layer, rng: np.random.Generator, must_state: tuple[str, ...] = (), num_layers: int = 1
 ) -> tuple[str, ...]:
-    """Draw the facts a caption states: mostly those that are out of the ordinary, fewer for each of several layers.
+    """Draw the facts a caption states: mostly those that are out of the ordinary, fewer for each of several layers. A
+    sound that fades or moves away nearly always says so: unsaid, every sound would be one that may fade, which an endless
+    stream sooner or later does.
 
     `tempo_bpm` is a tempo stated as a number, `tempo` one stated as slow (up to 80 bpm) or fast (from 140 bpm).
     """
@@ -47,7 +49,7 @@ def choose_facts(
     scale = 0.3 if brief else (1.0, 0.9, 0.75)[num_layers - 1]
     stated = []
     for fact, chances in STATE_CHANCE.items():
-        chance = chances.get(getattr(layer, fact), 0.0) * scale
+        chance = chances.get(getattr(layer, fact), 0.0) * (1.0 if fact == "shape" else scale)
         if layer.shape == "passing" and fact == "side":
             chance = 0.0  # the passage says it
         if rng.random() < chance or fact in must_state:

@@ -15,7 +15,7 @@ def draw(batch: int = 64, frames: int = FRAMES, seed: int = 0, rank: int = 0, nu
     shared = torch.Generator().manual_seed(seed)
     first = rank * batch
     generators = [torch.Generator().manual_seed(10_000 * seed + i + 1) for i in range(first, first + batch)]
-    config = NoiseLevelConfig(**changes)
+    config = NoiseLevelConfig(**({"splice": 0.0} | changes))
     return sample_noise_levels(frames, shared, generators, config, rank=rank, num_ranks=num_ranks)
 
 
@@ -54,8 +54,8 @@ def test_all_uniform_is_one_level_per_clip_and_stratified():
 
 
 def test_ranks_share_the_strata_and_together_draw_what_one_would():
-    whole = draw(batch=32)
-    parts = [draw(batch=8, rank=rank, num_ranks=4) for rank in range(4)]
+    whole = draw(batch=32, splice=0.5)
+    parts = [draw(batch=8, rank=rank, num_ranks=4, splice=0.5) for rank in range(4)]
     for field in NoiseLevels._fields:
         assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field)), field
     uniform = whole.t[whole.kind == KINDS.index("uniform"), 0]
@@ -159,6 +159,24 @@ def test_only_preroll_hides_frames():
     assert levels.present[levels.kind != KINDS.index("preroll")].all()
 
 
+@pytest.mark.parametrize("kind", ["ramp", "preroll"])
+def test_spliced_queues_have_no_loss_before_a_border_between_chunks(kind: str):
+    plain, levels = draw(batch=400, **only(kind)), draw(batch=400, **only(kind, splice=0.25))
+    is_cut = levels.cut > 0
+    assert 0.15 < is_cut.float().mean() < 0.3
+    assert (levels.cut % 16 == 0).all()
+    assert len(levels.cut.unique()) > 8
+    after = torch.arange(FRAMES) >= levels.cut[:, None]
+    assert torch.equal(levels.loss_mask, plain.loss_mask & after)
+    assert levels.loss_mask.any(dim=1).all()
+    assert torch.equal(levels.t, plain.t)
+
+
+def test_other_kinds_are_never_spliced():
+    levels = draw(batch=200, uniform=1.0, ramp=0.0, preroll=0.0, independent=1.0, splice=1.0)
+    assert not levels.cut.any()
+
+
 def test_independent_chunks_sorted_or_not():
     chunks = draw(batch=100, **only("independent")).t.view(100, 12, 16)
     assert (chunks == chunks[..., :1]).all()
@@ -179,6 +197,7 @@ def test_zero_share_never_appears():
         ({"ramp": -0.1}, "shares must not be negative"),
         ({"num_chunks": 0}, "num_chunks >= 1"),
         ({"context_max_t": 1.0}, r"context_max_t must be in \[0, 1\), got 1.0"),
+        ({"splice": 1.5}, r"splice must be in \[0, 1\], got 1.5"),
         ({"focuses": ()}, "needs a focus"),
     ],
 )
