@@ -1,7 +1,7 @@
 """The procedural corpus as a source of crops: which clip belongs to which number, and how it is cut."""
 
 from data.stream import Item, crop_item, derived_seed, random_generator
-from data.synthetic import Clip, draw_clip
+from data.synthetic import Clip, draw_clip, plan_clip
 
 # What a random stream is for, so that no two purposes share one.
 _CLIP, _CROP = 1, 2
@@ -12,6 +12,11 @@ _VALIDATION_SEED = 20_240_607
 def training_clip(seed: int, index: int) -> Clip:
     """Draw training clip `index` of a run's seed."""
     return draw_clip(derived_seed(seed, _CLIP, index))
+
+
+def training_prompt(seed: int, index: int) -> str:
+    """Caption of training clip `index`, without drawing its sound."""
+    return plan_clip(derived_seed(seed, _CLIP, index))[1]
 
 
 def validation_clip(index: int) -> Clip:

@@ -27,9 +27,10 @@ from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
 from train import diffusion, vae
-from train.diffusion import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
+from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
 from train.trainer import TrainerConfig, seed_run
-from train.vae import VAELossConfig, VAEOptimiserConfig, VAETraining, compile_networks
+from train.vae import compile_networks
+from train.vae_training import VAELossConfig, VAEOptimiserConfig, VAETraining
 
 NEVER = 1 << 60
 NO_DEMO = DemoConfig()

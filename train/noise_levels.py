@@ -10,9 +10,9 @@ Each sample of a batch draws one kind of noise:
 Chunk j = 0 ... N - 1 of a queue at phase d in (0, 1] stands at g((j + d) / N), g the identity or a curved warp: d = 1
 just after a shift, d = 1/s before the last of s calls. Context frames get one t in (0, context_max_t) and no loss.
 
-A share of the queues is spliced: what stands before one of their chunks is another clip, without loss. An endless stream
-meets it where a cue changes the text, and where it has drifted from what its text says: the network learns to follow the
-text then, and not what came before.
+A share of the queues is spliced: what stands before one of their chunks is another clip, without loss. An endless
+stream meets that where a cue changes the text, and where it has drifted from what its text says: the network learns to
+follow the text then, not what came before.
 Tensors: t (batch, frames); loss_mask and present (batch, frames) bool; cut (batch,).
 
 Source: Ruhe et al. 2024 (Rolling Diffusion), Chen et al. 2024 (Diffusion Forcing).
@@ -140,6 +140,22 @@ def sample_noise_levels(
                 cut[index] = borders[_integer(0, len(borders) - 1, generator)] if borders else 0
     loss_mask &= present & (torch.arange(frames) >= cut[:, None])
     return NoiseLevels(t, loss_mask, present, kind, cut)
+
+
+def splice(latents: Tensor, frame_mask: Tensor | None, cut: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Put the neighbour's frames, of two clips each of which is the other's, before each clip's cut.
+
+    Args:
+        latents: (batch, channels, frames). The last clip of an odd batch keeps its own frames.
+        frame_mask: (batch, frames) bool or None.
+        cut: (batch,) frames to be replaced.
+    """
+    batch, _, frames = latents.shape
+    neighbour = torch.arange(batch, device=latents.device) ^ 1
+    neighbour[neighbour >= batch] = batch - 1
+    replaced = torch.arange(frames, device=latents.device) < cut[:, None]
+    latents = torch.where(replaced[:, None], latents[neighbour], latents)
+    return latents, None if frame_mask is None else torch.where(replaced, frame_mask[neighbour], frame_mask)
 
 
 class _Queue(NamedTuple):

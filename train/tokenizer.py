@@ -1,6 +1,5 @@
 """The tokenizer of a text encoder trained from scratch: captions without their sounds, and where it is kept."""
 
-import dataclasses
 import logging
 import os
 from collections.abc import Iterator
@@ -9,10 +8,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from data.captions import make_prompt
+from data.corpus import training_prompt
 from data.datamodule import AudioDataModule
 from data.folder import FolderSource
 from data.stream import random_generator
-from data.synthetic import draw, held_out, wording
 from models.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -48,19 +47,7 @@ def captions(data: AudioDataModule, num_captions: int) -> Iterator[str]:
     data.setup()
     if isinstance(data.source, FolderSource):
         return folder_captions(data.source, num_captions)
-    return synthetic_captions(num_captions, data.seed)
-
-
-def synthetic_captions(num_captions: int, seed: int) -> Iterator[str]:
-    """Captions of the procedural corpus's training part."""
-    for index in range(num_captions):
-        rng = random_generator(seed, _CAPTION, index)
-        layers, sequence = draw.draw_layers(rng, None, None)
-        while held_out.is_held_out(layers):
-            layers, sequence = draw.draw_layers(rng, None, None)
-        stated = [wording.choose_facts(layer, rng, (), len(layers)) for layer in layers]
-        layers = [dataclasses.replace(layer, stated=facts) for layer, facts in zip(layers, stated, strict=True)]
-        yield wording.caption(layers, rng, held_out_form=False, sequence=sequence)
+    return (training_prompt(data.seed, index) for index in range(num_captions))
 
 
 def folder_captions(source: FolderSource, num_captions: int) -> Iterator[str]:

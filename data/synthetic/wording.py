@@ -39,9 +39,9 @@ STATE_CHANCE = {
 def choose_facts(
     layer: Layer, rng: np.random.Generator, must_state: tuple[str, ...] = (), num_layers: int = 1
 ) -> tuple[str, ...]:
-    """Draw the facts a caption states: mostly those that are out of the ordinary, fewer for each of several layers. A
-    sound that fades or moves away nearly always says so: unsaid, every sound would be one that may fade, which an endless
-    stream sooner or later does.
+    """Draw the facts a caption states: mostly those that are out of the ordinary, fewer for each of several layers.
+
+    A sound that fades or moves away nearly always says so: unsaid, every sound might, and an endless one would.
 
     `tempo_bpm` is a tempo stated as a number, `tempo` one stated as slow (up to 80 bpm) or fast (from 140 bpm).
     """

@@ -1,8 +1,9 @@
-"""The command `evaluate long`: experiments on endless sound (`long_experiments`), measured in the sound alone.
+"""The command `evaluate long`: experiments on endless sound (`long_experiments`).
 
-Seams at the joins of each method's chunks, a line at the chunk rate, course of the level, repetition and consistency
-of 2 s windows (mel statistics, standardised over all streams of the experiment), agreement of 10 s windows with the
-prompt where there is a CLAP, time and memory; real clips of the same sounds beside them.
+Measured in the sound: seams at the joins of each method's chunks, a line at the chunk rate, course of the level,
+repetition, consistency and drift of 2 s windows (mel statistics, standardised over all streams of the experiment),
+agreement of 10 s windows with the prompt where there is a CLAP. Measured as it is made: seams of the latents, time,
+memory. Real clips of the same sounds stand beside it.
 """
 
 import dataclasses
@@ -19,20 +20,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio import SAMPLE_RATE, AudioFile
+from data.audio import SAMPLE_RATE
 from data.audio_writer import AudioWriter
-from infer.embedders import Embedder, Preprocessing, load_embedder
-from infer.embedders.mel import MelStatistics
+from infer.embedders import Embedder, load_embedder
 from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
 from infer.evaluate.long_experiments import Experiment, Variant, variants
+from infer.evaluate.long_measures import (
+    BETTER,
+    JOINED_SECONDS,
+    PIECE_SECONDS,
+    WINDOW_SECONDS,
+    Sound,
+    add_repetition,
+    measure_agreement,
+    measure_course,
+    measure_joins,
+    measure_latent_joins,
+    window_embedder,
+)
 from infer.evaluate.report import write_report
-from infer.evaluate.results import Better, ReportClip, Results, Score
+from infer.evaluate.results import ReportClip, Results
 from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StreamConfig
 from infer.hashes import folder_hashes
-from infer.metrics.facts import ONSET_RATE_HZ, onset_envelope
-from infer.metrics.seams import audio_seams, line_db
-from infer.metrics.streams import BLOCK_SECONDS, adherence, consistency, level_course, repetition
 from infer.speed import peak_memory, reset_peak_memory
 from models.device import resolve_device
 from models.text_to_audio import TextToAudio
@@ -40,26 +50,7 @@ from models.text_to_audio import TextToAudio
 POSITIONALS = ("experiment",)
 REAL = "real"
 FIGURE = "length.png"
-WINDOW_SECONDS = 2.0
 LONGEST_REAL_SECONDS = 60.0
-JOINED_SECONDS = 600.0
-"""Beginning of a stream that is searched for seams; all else is measured in the whole of it, a piece at a time."""
-PIECE_SECONDS = 10.0
-LEAST_JOIN_SECONDS = 0.1  # nearer joins leave no frames between them to compare with
-
-BETTER: dict[str, Better] = {
-    "seam flux (effect)": "lower",
-    "seam high flux (effect)": "lower",
-    "seam level step (effect)": "lower",
-    "chunk rate line (dB)": "lower",
-    "loudness drift (LU/min, size)": "lower",
-    "near repeats (share)": "lower",
-    "text cosine": "higher",
-    "text cosine, slope per minute": "higher",
-    "real-time factor": "lower",
-    "first sound (s)": "lower",
-    "peak memory (MiB)": "lower",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +59,8 @@ class Played:
 
     path: Path
     chunk_seconds: float
-    costs: dict[str, float]
+    notes: dict[str, float]
+    """What was measured while it was made."""
 
 
 def main(
@@ -125,7 +117,7 @@ def main(
                 played[variant.label][name] = play(bundle, variant, item, stream_seed, path)
                 bar.update(variant.seconds)
     for variant in compared:
-        _add_costs(results, variant.label, played[variant.label])
+        _add_notes(results, variant.label, played[variant.label])
     if experiment != "E4":
         _add_sound(results, played, items, judge)
     if experiment in ("E3", "E4"):
@@ -144,13 +136,21 @@ def stream_key(variant: Variant, name: str, weights: dict[str, str]) -> str:
 
 
 def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path: Path) -> Played:
-    """Write a stream to a file, and what it cost beside it, unless they are there."""
+    """Write a stream to a file, and what was measured meanwhile beside it, unless they are there."""
     config = dataclasses.replace(variant.config, seed=seed, seconds=variant.seconds)
     stream = EndlessStream(model, item.prompt, config)
-    chunk_seconds = stream.queue_config.chunk / stream.frames_per_second
-    notes = path.with_suffix(".json")
-    if path.exists() and notes.exists():
-        return Played(path=path, chunk_seconds=chunk_seconds, costs=json.loads(notes.read_text()))
+    chunk = stream.queue_config.chunk
+    chunk_seconds = chunk / stream.frames_per_second
+    beside = path.with_suffix(".json")
+    if path.exists() and beside.exists():
+        return Played(path=path, chunk_seconds=chunk_seconds, notes=json.loads(beside.read_text()))
+    chunks: list[Tensor] = []
+
+    def keep(latents: Tensor) -> None:
+        if len(chunks) * chunk_seconds < JOINED_SECONDS:
+            chunks.append(latents[0].cpu())
+
+    stream.on_latents = keep
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.unfinished.flac")
     reset_peak_memory(model.device)
@@ -161,19 +161,20 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
                 first = time.perf_counter() - start
             writer.write(piece)
             num_samples += piece.shape[-1]
-    costs = {
+    notes = {
         "real-time factor": (time.perf_counter() - start) * SAMPLE_RATE / max(num_samples, 1),
         "first sound (s)": first,
         "peak memory (MiB)": peak_memory(model.device) / 2**20,
     }
+    notes |= measure_latent_joins(chunks)
     unfinished.replace(path)
-    notes.write_text(json.dumps(costs))
-    return Played(path=path, chunk_seconds=chunk_seconds, costs=costs)
+    beside.write_text(json.dumps(notes))
+    return Played(path=path, chunk_seconds=chunk_seconds, notes=notes)
 
 
-def _add_costs(results: Results, label: str, played: dict[str, Played]) -> None:
-    for measure in dict.fromkeys(measure for one in played.values() for measure in one.costs):
-        values = {name: one.costs[measure] for name, one in played.items() if measure in one.costs}
+def _add_notes(results: Results, label: str, played: dict[str, Played]) -> None:
+    for measure in dict.fromkeys(measure for one in played.values() for measure in one.notes):
+        values = {name: one.notes[measure] for name, one in played.items() if measure in one.notes}
         results.add_mean(measure, label, values, BETTER[measure])
 
 
@@ -192,7 +193,7 @@ def _add_sound(
         for name, sound, joins_every in _sounds(played.get(label), items, chunk_seconds):
             measured = measure_joins(sound.beginning(), joins_every) | measure_course(sound)
             if judge is not None:
-                measured |= _text_agreement(judge, sound, texts[name.rsplit(" ", 1)[0]])
+                measured |= measure_agreement(judge, sound, texts[name.rsplit(" ", 1)[0]])
             windows[label][name] = torch.cat(
                 [embed(piece).vectors for piece in sound.pieces(PIECE_SECONDS, least=WINDOW_SECONDS)]
             )
@@ -200,31 +201,7 @@ def _add_sound(
                 values.setdefault(measure, {})[name] = value
         for measure, by_name in values.items():
             results.add_mean(measure, label, by_name, BETTER.get(measure, "none"))
-    _add_repetition(results, windows)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sound:
-    """A file of any length, or a clip (2, samples)."""
-
-    source: Path | Tensor
-
-    def pieces(self, seconds: float, least: float = 0.0) -> Iterator[Tensor]:
-        """Read it a piece (2, samples) at a time; a last one below `least` seconds is left out, unless it is alone."""
-        for index, piece in enumerate(self._read(round(seconds * SAMPLE_RATE))):
-            if index == 0 or piece.shape[-1] >= least * SAMPLE_RATE:
-                yield piece
-
-    def beginning(self) -> Tensor:
-        """Read the first `JOINED_SECONDS`."""
-        return next(self.pieces(JOINED_SECONDS))
-
-    def _read(self, length: int) -> Iterator[Tensor]:
-        if isinstance(self.source, Tensor):
-            yield from self.source.split(length, dim=-1)
-            return
-        with AudioFile(self.source) as file:
-            yield from map(torch.from_numpy, file.pieces(length))
+    add_repetition(results, windows)
 
 
 def _sounds(
@@ -236,74 +213,6 @@ def _sounds(
         return
     for name, one in played.items():
         yield name, Sound(one.path), one.chunk_seconds
-
-
-def measure_joins(audio: Tensor, joins_every: float) -> dict[str, float]:
-    """Seams and the line at the chunk rate of one sound (2, samples)."""
-    seconds = audio.shape[-1] / SAMPLE_RATE
-    measured: dict[str, float] = {}
-    if seconds >= 3 * joins_every and joins_every >= LEAST_JOIN_SECONDS:
-        joins = torch.arange(1, math.ceil(seconds / joins_every)) * joins_every
-        for name, seam in audio_seams(audio, joins).items():
-            measured[f"seam {name} (effect)"] = seam.effect
-            measured[f"seam {name} (p)"] = seam.p
-    if seconds >= 8 * joins_every and 1 / joins_every <= ONSET_RATE_HZ / 2:
-        measured["chunk rate line (dB)"] = line_db(onset_envelope(audio), ONSET_RATE_HZ, 1 / joins_every)
-    return measured
-
-
-def measure_course(sound: Sound) -> dict[str, float]:
-    """Course of the level over the whole of one sound."""
-    course = level_course(sound.pieces(BLOCK_SECONDS))
-    drift = math.nan if course.drift_lu_per_minute is None else abs(course.drift_lu_per_minute)
-    return {
-        "loudness (LUFS)": math.nan if course.loudness_lufs is None else course.loudness_lufs,
-        "loudness drift (LU/min, size)": drift,
-        "clipped (share)": course.clipped_share,
-        "silent (share)": course.silence_share,
-        "stereo correlation": course.stereo_correlation,
-    }
-
-
-def window_embedder() -> Embedder:
-    """Mel statistics of successive windows of 2 s."""
-    cut = Preprocessing(
-        sample_rate=SAMPLE_RATE,
-        channels="stereo",
-        window_seconds=WINDOW_SECONDS,
-        hop_seconds=WINDOW_SECONDS,
-        keep_rest=False,
-    )
-    return Embedder("mel", cut, MelStatistics())
-
-
-def _text_agreement(judge: Embedder, sound: Sound, text: Tensor) -> dict[str, float]:
-    pieces = sound.pieces(PIECE_SECONDS, least=PIECE_SECONDS)
-    vectors = torch.cat([judge(piece).vectors for piece in pieces])
-    found = adherence(vectors, text, hop_seconds=PIECE_SECONDS)
-    return {
-        "text cosine": found.mean,
-        "text cosine, slope per minute": found.slope_per_minute,
-        "text cosine, 10th percentile": found.tenth_percentile,
-    }
-
-
-def _add_repetition(results: Results, windows: dict[str, dict[str, Tensor]]) -> None:
-    """Add repetition of each stream and consistency of all, with features standardised over the whole experiment."""
-    everything = torch.cat([rows for by_name in windows.values() for rows in by_name.values()])
-    mean, deviation = everything.mean(dim=0), everything.std(dim=0) + 1e-6
-    for label, by_name in windows.items():
-        standard = {name: (rows - mean) / deviation for name, rows in by_name.items()}
-        found = {name: repetition(rows) for name, rows in standard.items() if len(rows) > 1}
-        results.add_mean("highest self-similarity", label, {n: one.highest for n, one in found.items()}, "none")
-        repeats = {n: one.near_repeats for n, one in found.items()}
-        results.add_mean("near repeats (share)", label, repeats, BETTER["near repeats (share)"])
-        shortest = min(len(rows) for rows in standard.values())
-        if len(standard) > 1 and shortest > 1:
-            value = consistency(torch.stack([rows[:shortest] for rows in standard.values()])).normalised()
-            results.scores.append(
-                Score(measure="consistency, normalised", subject=label, value=value, num=len(standard))
-            )
 
 
 def _report_clips(

@@ -61,6 +61,11 @@ class Steering:
         self._position: Position | None = None
         self._conditioning: Conditioning | None = None
 
+    @property
+    def front_text(self) -> Text:
+        """What the next frame to leave follows."""
+        return self._frame_texts[0] if self._frame_texts else self.cues.prompt
+
     def move_to(self, front: int, num_context: int) -> bool:
         """Take the queue's place: its first frame, and the number of context frames before it.
 

@@ -182,8 +182,11 @@ class EndlessStream(Iterator[Tensor]):
         return CueEffect(begin / self.frames_per_second, complete / self.frames_per_second)
 
     def _on_shift(self, fifo: Fifo) -> None:
+        text = self._steering.front_text
         if self._steering.move_to(fifo.position + self._offset, fifo.num_context):
             fifo.forget_history()
+        if self._steering.front_text != text:
+            self._guard.forget(self.lead_seconds)
 
     def next_latents(self) -> Tensor:
         """Make the next chunk (1, channels, frames) and leave the sound out; StopIteration where the piece ends."""

@@ -5,13 +5,14 @@ import pickle
 import numpy as np
 import pytest
 
-from data.corpus import SyntheticSource, training_clip, validation_clip
+from data.corpus import SyntheticSource, training_clip, training_prompt, validation_clip
 from data.datamodule import AudioDataModule, DataConfig
 
 
 def test_crops_are_parts_of_their_clip() -> None:
     source = pickle.loads(pickle.dumps(SyntheticSource(3, 30_000, crops_per_clip=3, num_validation=2)))
     clip = training_clip(3, 5)
+    assert training_prompt(3, 5) == clip.prompt
     items = source.draw(5)
     assert len({item["seconds_start"] for item in items}) == 3
     for item in items:

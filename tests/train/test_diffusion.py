@@ -14,7 +14,7 @@ from data.audio_writer import write_audio
 from data.clips import LatentDataConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
-from train.diffusion import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig, splice
+from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
 from train.gap import level_losses
 from train.noise_levels import NoiseLevelConfig
 from train.trainer import step_generators
@@ -150,21 +150,3 @@ def test_gap_is_one_for_a_denoiser_that_looks_at_its_own_frame_alone():
 
     assert level_losses(frame_wise, latents, noise, mask, queue)["gap"].item() == pytest.approx(1.0, abs=1e-5)
     assert level_losses(worse_where_levels_differ, latents, noise, mask, queue)["gap"].item() > 1.1
-
-
-def test_neighbours_lend_each_other_what_stands_before_the_cut():
-    latents = torch.arange(5.0)[:, None, None].expand(5, 2, 6)
-    mask = torch.ones(5, 6, dtype=torch.bool)
-    mask[1, 2:] = False
-    spliced, spliced_mask = splice(latents, mask, torch.tensor([3, 0, 2, 4, 5]))
-    assert spliced[:, 1].tolist() == [
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 1, 1],
-        [3, 3, 2, 2, 2, 2],
-        [2, 2, 2, 2, 3, 3],
-        [4, 4, 4, 4, 4, 4],  # the last of an odd number has no neighbour
-    ]
-    assert spliced_mask is not None
-    assert spliced_mask[0].tolist() == [True, True, False, True, True, True]  # the neighbour ends after two frames
-    assert torch.equal(spliced_mask[1:], mask[1:])
-    assert splice(latents, None, torch.zeros(5, dtype=torch.long))[1] is None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.schedule import queue_levels, time_grid
-from train.noise_levels import KINDS, NoiseLevelConfig, NoiseLevels, sample_noise_levels
+from train.noise_levels import KINDS, NoiseLevelConfig, NoiseLevels, sample_noise_levels, splice
 
 FRAMES = 32 + 10 * 16
 
@@ -175,6 +175,24 @@ def test_spliced_queues_have_no_loss_before_a_border_between_chunks(kind: str):
 def test_other_kinds_are_never_spliced():
     levels = draw(batch=200, uniform=1.0, ramp=0.0, preroll=0.0, independent=1.0, splice=1.0)
     assert not levels.cut.any()
+
+
+def test_neighbours_lend_each_other_what_stands_before_the_cut():
+    latents = torch.arange(5.0)[:, None, None].expand(5, 2, 6)
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[1, 2:] = False
+    spliced, spliced_mask = splice(latents, mask, torch.tensor([3, 0, 2, 4, 5]))
+    assert spliced[:, 1].tolist() == [
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1],
+        [3, 3, 2, 2, 2, 2],
+        [2, 2, 2, 2, 3, 3],
+        [4, 4, 4, 4, 4, 4],  # the last of an odd number has no neighbour
+    ]
+    assert spliced_mask is not None
+    assert spliced_mask[0].tolist() == [True, True, False, True, True, True]  # the neighbour ends after two frames
+    assert torch.equal(spliced_mask[1:], mask[1:])
+    assert splice(latents, None, torch.zeros(5, dtype=torch.long))[1] is None
 
 
 def test_independent_chunks_sorted_or_not():

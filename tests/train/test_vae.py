@@ -15,7 +15,7 @@ from models.vae import VAE, VAEConfig
 from tests.train.conftest import train, weights
 from train.bad_steps import MAX_BAD_STEPS
 from train.losses import SpectralLossConfig
-from train.vae import VAELossConfig, VAEOptimiserConfig, VAETraining
+from train.vae_training import VAELossConfig, VAEOptimiserConfig, VAETraining
 
 
 def test_a_run_leaves_logs_demos_and_a_model(tiny_vae: Path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.cli import run
-from infer.evaluate import long
+from infer.evaluate import long, long_measures
 from infer.evaluate.long_experiments import variants
 from infer.evaluate.results import Results
 from infer.fifo.config import FifoConfig
@@ -52,12 +52,24 @@ def test_measured_stream():
     generator = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(2, 441_000, generator=generator)
     gain = torch.rand(20, generator=generator).repeat_interleave(22_050) * 0.9 + 0.1
-    at_joins, elsewhere = long.measure_joins(noise * gain, 0.5), long.measure_joins(noise, 0.5)
+    at_joins, elsewhere = long_measures.measure_joins(noise * gain, 0.5), long_measures.measure_joins(noise, 0.5)
     assert at_joins["seam level step (effect)"] > 2
     assert at_joins["seam level step (p)"] < 0.01
     assert abs(elsewhere["seam level step (effect)"]) < 1
-    assert long.measure_course(long.Sound(noise))["loudness drift (LU/min, size)"] < 1
-    assert not any(name.startswith("seam") for name in long.measure_joins(noise, 0.02))
+    assert long_measures.measure_course(long_measures.Sound(noise))["loudness drift (LU/min, size)"] < 1
+    assert not any(name.startswith("seam") for name in long_measures.measure_joins(noise, 0.02))
+
+
+def test_seams_of_latents():
+    """Chunks that know nothing of each other, and the same frames cut where nothing happens."""
+    walk = torch.randn(4, 20 * 16, generator=torch.Generator().manual_seed(1)).cumsum(dim=1) * 0.1
+    chunks = list(walk.split(16, dim=1))
+    smooth = long_measures.measure_latent_joins(chunks)["seam latents (effect)"]
+    torn = long_measures.measure_latent_joins([chunk + 3 * (k % 2) for k, chunk in enumerate(chunks)])
+    assert abs(smooth) < 0.6
+    assert torn["seam latents (effect)"] > 5
+    assert not long_measures.measure_latent_joins(chunks[:3])
+    assert not long_measures.measure_latent_joins(list(walk.split(1, dim=1)))
 
 
 def test_command(tiny_folder: Path, tmp_path: Path):
@@ -71,6 +83,8 @@ def test_command(tiny_folder: Path, tmp_path: Path):
     assert scores["peak memory (MiB)", "8 s"].value > 10
     assert scores["near repeats (share)", long.REAL].num == 2
     assert -1 <= scores["consistency, normalised", "8 s"].value <= 1
+    assert abs(scores["seam latents (effect)", "8 s"].value) < 20
+    assert scores[long_measures.DRIFT, long.REAL].num == 2
     assert (tmp_path / "out" / long.FIGURE).exists()
     assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == len(results.scores) + 1
     run(long.main, argv=argv, positionals=long.POSITIONALS)  # the streams are there: the costs are those of the first

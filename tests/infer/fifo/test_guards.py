@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from infer.fifo import Fifo, FifoConfig
-from infer.fifo.guards import DriftGuard, GuardConfig
+from infer.fifo.guards import Anchor, DriftGuard, GuardConfig
 from infer.samplers import make_generators
 from models.diffusion import alpha_sigma, velocity_from_denoised
 
 CHANNELS, RATE = 4, 40.0
-PULL = GuardConfig(pull=0.5, mean_zone=1.0, deviation_zone=1.5, seconds=2.0)
+PULL = GuardConfig(pull=0.5, anchor="training", mean_zone=1.0, deviation_zone=1.5, seconds=2.0)
 
 
 def noise(frames: int, seed: int = 0) -> Tensor:
@@ -71,6 +71,35 @@ def test_drift_of_a_stream_is_bounded():
     assert 1 < guarded < 2
 
 
+def test_a_stream_is_held_to_its_own_beginning():
+    own = GuardConfig(pull=1.0, beginning_seconds=4.0, mean_zone=0.5, seconds=2.0)
+    guard = DriftGuard(towards(noise(40)), own, RATE)
+    x, t = noise(40, 1), torch.linspace(0.1, 1, 40)[None]
+    free = estimate(guard, x, t)
+    for seed in range(8):  # a second each, at a place of its own
+        guard.observe(noise(40, seed) + 3.0)
+        assert torch.allclose(estimate(guard, x, t), free, atol=1e-5)
+    for seed in range(20):
+        guard.observe(noise(40, seed) + 1.0)
+    # it has fallen by 2 standard deviations, and half of one is free
+    assert torch.allclose(estimate(guard, x, t), free + 1.5, atol=0.35)
+
+
+def test_a_new_text_has_a_new_beginning():
+    own = GuardConfig(pull=1.0, beginning_seconds=2.0, mean_zone=0.5, seconds=1.0)
+    guard = DriftGuard(towards(noise(40)), own, RATE)
+    x, t = noise(40, 1), torch.linspace(0.1, 1, 40)[None]
+    free = estimate(guard, x, t)
+    for seed in range(4):
+        guard.observe(noise(40, seed))
+    guard.forget(after_seconds=3.0)
+    for seed in range(3):
+        guard.observe(noise(40, seed) + 10.0)  # on the way to the new one: not looked at
+    for seed in range(8):
+        guard.observe(noise(40, seed) + 5.0)
+        assert torch.allclose(estimate(guard, x, t), free, atol=1e-5)
+
+
 def test_standing_still_is_noticed_once_in_a_while():
     config = GuardConfig(renoise=True, renoise_every_seconds=4.0, seconds=2.0)
     guard = DriftGuard(towards(noise(40)), config, RATE)
@@ -82,11 +111,13 @@ def test_standing_still_is_noticed_once_in_a_while():
     assert not any(off.observe(torch.zeros(1, CHANNELS, 40)) for _ in range(20))
 
 
-def test_state_comes_back():
-    first = DriftGuard(towards(noise(40)), PULL, RATE)
+@pytest.mark.parametrize("anchor", ["beginning", "training"])
+def test_state_comes_back(anchor: Anchor):
+    config = replace(PULL, anchor=anchor, beginning_seconds=2.0)
+    first = DriftGuard(towards(noise(40)), config, RATE)
     for seed in range(5):
-        first.observe(4 * noise(40, seed))
-    second = DriftGuard(towards(noise(40)), PULL, RATE)
+        first.observe(4 * noise(40, seed) + seed)
+    second = DriftGuard(towards(noise(40)), config, RATE)
     second.load_state_dict(first.state_dict())
     x, t = noise(40, 1), torch.linspace(0.1, 1, 40)[None]
     assert torch.equal(first(x, t), second(x, t))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from infer.fifo import EndlessStream, Fifo, FifoConfig, StreamConfig
 from infer.fifo.baselines import CLIP_METHODS, ClipDecoding, StreamMethod, queue_of
 from infer.fifo.cues import CueMode
-from infer.fifo.guards import GuardConfig
+from infer.fifo.guards import DriftGuard, GuardConfig
 from infer.fifo.timing import StreamTiming
 from infer.generate import generate
 from infer.guidance import GuidanceConfig, prompt_denoiser
@@ -149,6 +149,17 @@ def test_measured_delay_of_a_cue_is_what_is_said(model: TextToAudio, mode: CueMo
         assert share[43] > 1 - 1e-4
 
 
+def test_the_guard_forgets_the_old_text_where_the_new_one_is_heard(model: TextToAudio, monkeypatch: pytest.MonkeyPatch):
+    forgotten: list[int] = []
+    monkeypatch.setattr(DriftGuard, "forget", lambda *_: forgotten.append(len(played)))
+    played: list[Tensor] = []
+    stream = EndlessStream(model, RAIN, CONFIG)
+    stream.cue(12 / RATE, CLOCK)  # at the fourth chunk
+    for _ in range(6):
+        played.append(stream.next_latents())
+    assert forgotten == [3]  # once, as the fourth chunk comes to the front
+
+
 def test_cues_from_the_past_take_effect_as_soon_as_they_can(model: TextToAudio):
     stream = EndlessStream(model, RAIN, CONFIG)
     stream.read(0.6)
@@ -198,7 +209,10 @@ def test_partitions_and_guards_are_reached(model: TextToAudio):
     changed = {
         "partitions": replace(CONFIG, partition_frames=8),
         "lookahead": replace(CONFIG, partition_frames=8, lookahead=True),
-        "pull": replace(CONFIG, guards=GuardConfig(pull=1.0, mean_zone=1e-3, deviation_zone=1e-3, seconds=0.1)),
+        "pull": replace(
+            CONFIG,
+            guards=GuardConfig(pull=1.0, beginning_seconds=0.1, mean_zone=1e-3, deviation_zone=1e-3, seconds=0.1),
+        ),
         "renoise": replace(
             CONFIG, guards=GuardConfig(renoise=True, renoise_below=100, seconds=0.1, renoise_every_seconds=0.2)
         ),
