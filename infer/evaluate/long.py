@@ -79,7 +79,7 @@ def main(
     """Run an experiment on endless sound; streams that are in the folder already are not made again.
 
     Args:
-        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts.
+        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts, E7 guards.
         seconds: Length of a stream; of the longest one in E3 and E4.
         prompts: How many of the plain prompts.
         seeds: Streams of each prompt.

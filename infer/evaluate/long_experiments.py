@@ -5,6 +5,7 @@
     E3  lengths up to the asked one                     E4  the same, for memory and time alone
     E5  the queue beside concatenation, crossfade, sliding window and plain FIFO
     E6  context, chunk, steps, noise, focus and sampler, one changed at a time
+    E7  guards against drift, each alone
 
 Source: Kong et al. 2025, InfiniteAudio (2506.03020), tables 1 to 3 and figure 3.
 """
@@ -15,10 +16,11 @@ from typing import Literal, get_args
 
 from infer.fifo.baselines import StreamMethod
 from infer.fifo.config import FifoConfig
+from infer.fifo.guards import GuardConfig
 from infer.fifo.stream_config import StreamConfig
 from models.schedule import Focus
 
-Experiment = Literal["E1", "E2", "E3", "E4", "E5", "E6"]
+Experiment = Literal["E1", "E2", "E3", "E4", "E5", "E6", "E7"]
 
 LENGTHS_SECONDS = (10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0)
 
@@ -97,9 +99,30 @@ def _parts(base: StreamConfig) -> dict[str, StreamConfig]:
     return {"as configured": base} | {label: replace(base, fifo=fifo) for label, fifo in changed.items()}
 
 
+def _guards(base: StreamConfig) -> dict[str, StreamConfig]:
+    queue = replace(base.fifo, context_noise=0.0, sink=0)
+    pulls = {
+        "weak pull": GuardConfig(pull=0.3, mean_zone=0.5),
+        "strong pull": GuardConfig(pull=1.0, mean_zone=0.3),
+        "pull to training": GuardConfig(pull=0.3, mean_zone=1.5, anchor="training"),
+        "renoise": GuardConfig(pull=0.0, renoise=True),
+    }
+    none = replace(base, fifo=queue, guards=GuardConfig(pull=0.0))
+    return (
+        {"none": none}
+        | {label: replace(none, guards=guards) for label, guards in pulls.items()}
+        | {
+            "context noise": replace(none, fifo=replace(queue, context_noise=0.03)),
+            "sink": replace(none, fifo=replace(queue, sink=queue.num_context // 2)),
+            "steady timing": replace(none, timing=replace(base.timing, mode="steady")),
+        }
+    )
+
+
 _COMPARED: dict[str, Callable[[StreamConfig], dict[str, StreamConfig]]] = {
     "E1": _focus,
     "E2": _steps,
     "E5": _methods,
     "E6": _parts,
+    "E7": _guards,
 }

@@ -18,7 +18,7 @@ BASE = StreamConfig()
 
 def test_experiments():
     labels = {
-        name: [variant.label for variant in variants(name, BASE, 60.0)] for name in ("E1", "E2", "E3", "E5", "E6")
+        name: [variant.label for variant in variants(name, BASE, 60.0)] for name in ("E1", "E2", "E3", "E5", "E6", "E7")
     }
     assert labels["E1"] == ["offline", "equal", "initial", "middle", "last", "ours"]
     assert labels["E3"] == ["10 s", "30 s", "60 s"]
@@ -45,6 +45,13 @@ def test_parts_change_one_thing():
         assert other.config.fifo != BASE.fifo
         assert other.config.guidance == BASE.guidance
         assert other.config.fifo.queue_frames == BASE.fifo.queue_frames
+
+
+def test_guards_are_each_alone():
+    none, *others = (variant.config for variant in variants("E7", BASE, 10.0))
+    assert none.guards.pull == 0
+    for other in others:
+        assert sum(getattr(other, part) != getattr(none, part) for part in ("fifo", "guards", "timing")) == 1
 
 
 def test_measured_stream():
