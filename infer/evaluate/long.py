@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from data.audio_writer import AudioWriter
 from infer.embedders import Embedder, load_embedder
 from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
 from infer.evaluate.long_experiments import Experiment, Variant, variants
+from infer.evaluate.long_figures import LENGTHS, SHOWN_SECONDS, SPECTROGRAMS, draw_lengths, draw_spectrograms
 from infer.evaluate.long_measures import (
     BETTER,
     JOINED_SECONDS,
@@ -49,7 +49,6 @@ from models.text_to_audio import TextToAudio
 
 POSITIONALS = ("experiment",)
 REAL = "real"
-FIGURE = "length.png"
 LONGEST_REAL_SECONDS = 60.0
 
 
@@ -120,12 +119,19 @@ def main(
         _add_notes(results, variant.label, played[variant.label])
     if experiment != "E4":
         _add_sound(results, played, items, judge)
-    if experiment in ("E3", "E4"):
-        draw(out / FIGURE, results, [variant.label for variant in compared], [variant.seconds for variant in compared])
-    results.save(out)
-    write_report(
-        out, results, _report_clips(played, items, seed, report_clips), [FIGURE] * (experiment in ("E3", "E4"))
+    out.mkdir(parents=True, exist_ok=True)
+    figures = [SPECTROGRAMS]
+    first = f"{items[0].prompt} {seed}"
+    draw_spectrograms(
+        out / SPECTROGRAMS,
+        items[0].prompt,
+        {label: next(Sound(by_name[first].path).pieces(SHOWN_SECONDS)) for label, by_name in played.items()},
     )
+    if experiment in ("E3", "E4"):
+        figures.append(LENGTHS)
+        draw_lengths(out / LENGTHS, results, {variant.label: variant.seconds for variant in compared})
+    results.save(out)
+    write_report(out, results, _report_clips(played, items, seed, report_clips), figures)
     sys.stdout.write(f"{results.table()}wrote {out}\n")
 
 
@@ -223,22 +229,3 @@ def _report_clips(
         sounds = {label: Sound(by_name[f"{item.prompt} {seed}"].path) for label, by_name in played.items()}
         sounds[REAL] = Sound(item.real_clip())
         yield ReportClip(title=item.prompt, audio={label: next(sound.pieces(30.0)) for label, sound in sounds.items()})
-
-
-def draw(path: Path, results: Results, labels: list[str], seconds: list[float]) -> None:
-    """Draw peak memory and real-time factor against length."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    values = {(score.measure, score.subject): score.value for score in results.scores}
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.5), dpi=150)
-    for axes, measure in zip(panels, ("peak memory (MiB)", "real-time factor"), strict=True):
-        axes.plot(seconds, [values.get((measure, label), math.nan) for label in labels], marker="o")
-        axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("length (s)")
-        axes.set_ylabel(measure)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    pyplot.close(figure)

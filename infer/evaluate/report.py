@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchaudio
 from matplotlib.image import imsave
@@ -109,11 +110,15 @@ def _clip_row(folder: Path, index: int, clip: ReportClip) -> str:
 
 def write_spectrogram(path: Path, audio: Tensor) -> None:
     """Write an image of a sound (channels, samples): time to the right, mel frequency up, level as brightness."""
+    imsave(path, mel_levels_db(audio), vmin=LOWEST_DB, vmax=0.0, cmap="magma")
+
+
+def mel_levels_db(audio: Tensor) -> np.ndarray:
+    """Return the mel spectrogram in dB of a sound (channels, samples): (mels, frames), high frequencies on top."""
     hop = max(512, audio.shape[-1] // MAX_COLUMNS)
     bank = torchaudio.functional.melscale_fbanks(FFT_SIZE // 2 + 1, 20.0, SAMPLE_RATE / 2, NUM_MELS, SAMPLE_RATE)
     power = frame_spectra(audio, FFT_SIZE, hop) @ bank.double() / (FFT_SIZE / 4) ** 2
-    level_db = 10 * torch.log10(power.T.flip(0) + 1e-12)  # (mels, frames), high frequencies on top
-    imsave(path, level_db.numpy(), vmin=LOWEST_DB, vmax=0.0, cmap="magma")
+    return 10 * torch.log10(power.T.flip(0) + 1e-12).numpy()
 
 
 def _lines(settings: dict, indent: str = "") -> str:
