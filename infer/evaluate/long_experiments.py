@@ -102,8 +102,9 @@ def _parts(base: StreamConfig) -> dict[str, StreamConfig]:
 def _guards(base: StreamConfig) -> dict[str, StreamConfig]:
     queue = replace(base.fifo, context_noise=0.0, sink=0)
     pulls = {
+        "pull": GuardConfig(pull=1.0),
         "weak pull": GuardConfig(pull=0.3, mean_zone=0.5),
-        "strong pull": GuardConfig(pull=1.0, mean_zone=0.3),
+        "slow pull": GuardConfig(pull=1.0, beginning_seconds=8.0, seconds=10.0),
         "pull to training": GuardConfig(pull=0.3, mean_zone=1.5, anchor="training"),
         "renoise": GuardConfig(pull=0.0, renoise=True),
     }

@@ -145,7 +145,7 @@ def main(
         preroll: While the queue fills, show the chunks under way (short) or pure noise behind them too (full).
         partition_frames: For a network trained on one level: show it the window in pieces of so many frames.
         lookahead: Let the pieces overlap by half, and take the noisier half of each; set context to half a piece.
-        guards: What holds drift back, off by default.
+        guards: What holds drift back; the pull is on for the method fifo.
         crossfade_seconds: Overlap of two clips with the method crossfade.
         save_state: Where to write the state of the stream when it stops, from which resume_state goes on.
         resume_state: Go on with a saved stream; the output is what follows, and cues count from its start.

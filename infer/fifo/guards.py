@@ -31,18 +31,19 @@ STILL_SECONDS = 2.0
 class GuardConfig:
     """Which guards are on, and where they begin to act."""
 
-    pull: float = 0.0
-    """Share, 0 to 1, of the excess over the dead zone that a step takes back; 0 is off."""
+    pull: float | None = None
+    """Share, 0 to 1, of the excess over the dead zone that a step takes back; 0 is off. None: 1 for the method fifo,
+    unless the model is told where the piece ends; 0 for those it is compared with."""
     anchor: Anchor = "beginning"
     """What the statistics are held to: the stream's first seconds with a text (beginning), or mean 0 and standard
     deviation 1 (training)."""
-    beginning_seconds: float = 8.0
+    beginning_seconds: float = 4.0
     """How long the beginning is (s)."""
-    mean_zone: float = 0.5
+    mean_zone: float = 0.3
     """A channel's mean may lie so many of the anchor's standard deviations from the anchor's mean."""
     deviation_zone: float = 2.0
     """A channel's standard deviation may be at most so many times the anchor's, and its movement is never raised."""
-    seconds: float = 10.0
+    seconds: float = 4.0
     """Time constant of the statistics (s)."""
     renoise: bool = False
     """Whether to noise the queue again where the sound stands still."""
@@ -55,8 +56,9 @@ class GuardConfig:
 
     def __post_init__(self):
         for name, low, high in (("pull", 0, 1), ("renoise_t", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in [{low}, {high}], got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
         for name in (
             *("beginning_seconds", "mean_zone", "deviation_zone", "seconds"),
             *("renoise_below", "renoise_every_seconds"),

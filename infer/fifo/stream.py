@@ -9,7 +9,7 @@ Every method of `infer.fifo.baselines` runs through the same object, so that the
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -80,7 +80,10 @@ class EndlessStream(Iterator[Tensor]):
         self._offset = 0  # frames of the output before the queue's first one
         self._cues = CueSheet(prompt, chunk, self.queue_config.queue_frames)
         self._steering = self._make_steering()
-        self._guard = DriftGuard(self._steering, config.guards, self.frames_per_second)
+        guards = config.guards
+        if guards.pull is None:
+            guards = replace(guards, pull=float(config.method == "fifo" and not config.timing.needs_length))
+        self._guard = DriftGuard(self._steering, guards, self.frames_per_second)
         self._fifo = Fifo(
             self._guard,
             self.queue_config,

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,16 @@ def test_measured_delay_of_a_cue_is_what_is_said(model: TextToAudio, mode: CueMo
         assert begins == complete == 43
         assert share[42] < 1e-4
         assert share[43] > 1 - 1e-4
+
+
+def test_only_an_endless_queue_is_held_to_its_beginning_unasked(model: TextToAudio):
+    def pull(**changes: Any) -> float | None:
+        return EndlessStream(model, RAIN, replace(CONFIG, **changes))._guard.config.pull
+
+    assert pull() == 1
+    assert pull(guards=GuardConfig(pull=0.2), method="slide") == 0.2
+    assert pull(method="infinite-audio") == pull(method="concatenate") == 0
+    assert pull(timing=StreamTiming(ending=True), seconds=5.0) == 0
 
 
 def test_the_guard_forgets_the_old_text_where_the_new_one_is_heard(model: TextToAudio, monkeypatch: pytest.MonkeyPatch):
