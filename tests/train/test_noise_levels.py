@@ -15,7 +15,8 @@ def draw(batch: int = 64, frames: int = FRAMES, seed: int = 0, rank: int = 0, nu
     shared = torch.Generator().manual_seed(seed)
     first = rank * batch
     generators = [torch.Generator().manual_seed(10_000 * seed + i + 1) for i in range(first, first + batch)]
-    config = NoiseLevelConfig(**({"splice": 0.0} | changes))
+    settings: dict[str, Any] = {"splice": 0.0} | changes
+    config = NoiseLevelConfig(**settings)
     return sample_noise_levels(frames, shared, generators, config, rank=rank, num_ranks=num_ranks)
 
 
