@@ -22,9 +22,10 @@ def draw_lengths(path: Path, results: Results, seconds: dict[str, float]) -> Non
     values = {(score.measure, score.subject): score.value for score in results.scores}
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.5), dpi=150)
     for axes, measure in zip(panels, ("peak memory (MiB)", "real-time factor"), strict=True):
-        axes.plot(seconds.values(), [values.get((measure, label), math.nan) for label in seconds], marker="o")
+        heights = [values.get((measure, label), math.nan) for label in seconds]
+        axes.plot(list(seconds.values()), heights, marker="o")
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * max(heights))
         axes.set_xlabel("length (s)")
         axes.set_ylabel(measure)
     figure.tight_layout()
