@@ -119,7 +119,6 @@ def main(
         _add_notes(results, variant.label, played[variant.label])
     if experiment != "E4":
         _add_sound(results, played, items, judge)
-    out.mkdir(parents=True, exist_ok=True)
     figures = [SPECTROGRAMS]
     first = f"{items[0].prompt} {seed}"
     draw_spectrograms(
