@@ -245,6 +245,16 @@ class VAE(nn.Module):
         """Decode normalised latents: (batch, latent_channels, frames) -> (batch, channels, frames * hop_length)."""
         return self.decoder(self.denormalise(latents))
 
+    def tone_amplitudes(self, raw_latents: Tensor) -> Tensor:
+        """What the decoder sets its tones to, (batch, audio_channels, tones, frames); for a model with `band_levels`.
+
+        The tones are `models.vae_layers.quarter_tones_hz`; 1 is the amplitude of a full-scale sine.
+        """
+        first, branches = self.decoder
+        activation, fine = branches.layers[1]  # see decoder_layers
+        tones = fine.layers[1][0]
+        return tones.amplitudes(activation(first(raw_latents)))
+
     def forward(self, audio: Tensor) -> tuple[Tensor, Posterior]:
         """Reconstruct from a posterior sample, as in training: audio -> (reconstruction, raw posterior)."""
         posterior = self.raw_posterior(audio)

@@ -242,9 +242,12 @@ class ShapedBands(nn.Module, ABC):
         """Shape the fixed sequence from step `start` on."""
         return self._shape(x, self.carriers(start, x.shape[-1]).to(x))
 
+    def amplitudes(self, x: Tensor) -> Tensor:
+        """Gains that features set, (batch, audio_channels, num_bands, time)."""
+        return F.softplus(self.pace * self.gains(x)).unflatten(1, (self.audio_channels, self.num_bands))
+
     def _shape(self, x: Tensor, carriers: Tensor) -> Tensor:
-        gains = F.softplus(self.pace * self.gains(x)).unflatten(1, (self.audio_channels, 1, self.num_bands))
-        return (gains * carriers[:, None]).flatten(1, 3)
+        return (self.amplitudes(x)[:, :, None] * carriers[:, None]).flatten(1, 3)
 
 
 class ShapedNoise(ShapedBands):

@@ -55,6 +55,8 @@ def main(
         compile: compile the U-Net (slow start, faster steps).
         activation_checkpointing: save memory by computing the U-Net's activations twice.
     """
+    if optimiser.name == "muon" and trainer.strategy == "fsdp":
+        raise ValueError("optimiser.name muon needs whole matrices on every device: with strategy fsdp take adamw")
     seed_run(seed)
     if init_from is not None:
         network = TextToAudio.load(init_from)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -33,6 +33,7 @@ from models.unet import UNet
 from models.vae import Posterior
 from train.ema import ema_of
 from train.gap import level_losses
+from train.muon import Muon
 from train.noise_levels import NoiseLevelConfig, sample_noise_levels, splice
 from train.sharding import shard, whole_norm, whole_weights
 from train.trainer import step_generator, step_generators
@@ -42,12 +43,14 @@ VALIDATION_SEED = 1_234_567
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptimiserConfig:
+    name: Literal["adamw", "muon"] = "adamw"
+    """The paper's AdamW, or Muon for matrices and kernels (`train.muon`): fewer, somewhat dearer steps."""
     learning_rate: float = 4e-5
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's momentum terms."""
     weight_decay: float = 1e-3
-    """AdamW's weight decay."""
+    """Weight decay."""
     warmup_steps: int = 1_000
     """Steps over which the learning rate rises from 0."""
     final_share: float = 1.0
@@ -67,6 +70,8 @@ class DiffusionOptimiserConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        if self.name not in ("adamw", "muon"):
+            raise ValueError(f"optimiser.name must be adamw or muon, got {self.name!r}")
         for name in ("condition_dropout", "timing_dropout", "final_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -142,14 +147,14 @@ class DiffusionTraining(LightningModule):
         self.is_sharded = True
 
     def configure_optimizers(self) -> Any:
-        trained = [*self.model.unet.parameters(), *self.model.conditioner.parameters()]
-        optimiser = torch.optim.AdamW(
-            trained,
-            lr=self.optimiser.learning_rate,
-            betas=self.optimiser.betas,
-            weight_decay=self.optimiser.weight_decay,
-            fused=True,
-        )
+        config, networks = self.optimiser, (self.model.unet, self.model.conditioner)
+        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas}
+        settings["weight_decay"] = config.weight_decay
+        if config.name == "muon":
+            optimiser = Muon(*networks, **settings)
+        else:
+            trained = [p for network in networks for p in network.parameters()]
+            optimiser = torch.optim.AdamW(trained, fused=True, **settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

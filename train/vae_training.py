@@ -26,6 +26,7 @@ from train.ema import ema_of
 from train.losses import (
     SpectralLoss,
     SpectralLossConfig,
+    ToneLoss,
     discriminator_loss,
     feature_matching_loss,
     generator_loss,
@@ -46,6 +47,8 @@ class VAELossConfig:
     """Weight of the log-mel term, if the spectral loss has one."""
     waveform_weight: float = 0.0
     """Weight of the squared error relative to the target's energy."""
+    tone_weight: float = 0.0
+    """Weight of the distance between tones, for a model with `band_levels`."""
     kl_weight: float = 1e-4
     """Weight of the divergence from N(0, 1), summed over channels."""
     adversarial_weight: float = 0.1
@@ -96,6 +99,9 @@ class VAETraining(LightningModule):
         self.vae = vae.add_weight_norm()
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
+        if loss.tone_weight and not vae.config.band_levels:
+            raise ValueError("loss.tone_weight is for autoencoders with model.band_levels: this one has no tones")
+        self.tone_loss = ToneLoss(vae.hop_length, vae.config.sample_rate) if loss.tone_weight else None
         self.vae_ema = ema_of(self.vae, optimiser.ema_decay)
         self.loss = loss
         self.optimiser = optimiser
@@ -129,11 +135,11 @@ class VAETraining(LightningModule):
         optimisers = cast(list[LightningOptimizer], self.optimizers())
         self._set_learning_rate(optimisers)
         audio = self.vae.from_stereo(batch["audio"])
-        reconstruction, posterior = self._reconstruct(audio)
+        reconstruction, posterior, latents = self._reconstruct(audio)
         with torch.autocast(self.device.type, enabled=False):
             if self.adversarial:
                 self._discriminator_step(optimisers[1], audio, reconstruction.detach().float())
-            self._generator_step(optimisers[0], audio, reconstruction.float(), posterior)
+            self._generator_step(optimisers[0], audio, reconstruction.float(), posterior, latents)
         self.log("train/bad_steps", float(self.bad_steps.total), batch_size=1)
         self.bad_steps.end_step(self.completed_steps)
         self.completed_steps += 1
@@ -144,7 +150,7 @@ class VAETraining(LightningModule):
         posterior = vae.raw_posterior(audio)
         reconstruction = vae.decoder(posterior.mean)[..., : audio.shape[-1]].float()
         with torch.autocast(self.device.type, enabled=False):
-            terms = self._reconstruction_terms(audio, reconstruction, posterior)
+            terms = self._reconstruction_terms(vae, audio, reconstruction, posterior, posterior.mean)
         signal_to_noise = -10 * waveform_loss(reconstruction, audio).log10()
         logs = {f"val/{name}": value for name, value in (terms | {"snr_db": signal_to_noise}).items()}
         self.log_dict(logs, batch_size=len(audio), sync_dist=True)
@@ -194,25 +200,36 @@ class VAETraining(LightningModule):
             "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
         )
 
-    def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior]:
+    def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior, Tensor]:
+        """Reconstruction, posterior and the latents drawn from it."""
         with torch.set_grad_enabled(not self.encoder_frozen):
             posterior = self.vae.raw_posterior(audio)
         generators = step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
         latents = posterior.sample(generators)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # for the decoder's noise
             torch.manual_seed(generators[0].initial_seed())
-            return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior
+            return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior, latents
 
-    def _reconstruction_terms(self, audio: Tensor, reconstruction: Tensor, posterior: Posterior) -> dict[str, Tensor]:
-        return self.spectral_loss(reconstruction, audio) | {
+    def _reconstruction_terms(
+        self, vae: VAE, audio: Tensor, reconstruction: Tensor, posterior: Posterior, latents: Tensor
+    ) -> dict[str, Tensor]:
+        terms = self.spectral_loss(reconstruction, audio) | {
             "waveform": waveform_loss(reconstruction, audio),
             "kl": Posterior(posterior.mean.float(), posterior.std.float()).kl(),
         }
+        if self.tone_loss is not None:
+            terms["tones"] = self.tone_loss(vae.tone_amplitudes(latents), audio)
+        return terms
 
     def _generator_step(
-        self, optimiser: LightningOptimizer, audio: Tensor, reconstruction: Tensor, posterior: Posterior
+        self,
+        optimiser: LightningOptimizer,
+        audio: Tensor,
+        reconstruction: Tensor,
+        posterior: Posterior,
+        latents: Tensor,
     ) -> None:
-        terms = self._reconstruction_terms(audio, reconstruction, posterior)
+        terms = self._reconstruction_terms(self.vae, audio, reconstruction, posterior, latents)
         self.discriminator.requires_grad_(False)
         if self.adversarial:
             fake, fake_features = self.discriminator(reconstruction)
@@ -239,6 +256,7 @@ class VAETraining(LightningModule):
             "stft/log_magnitude": self.loss.stft_weight,
             "stft/mel": self.loss.mel_weight,
             "waveform": self.loss.waveform_weight,
+            "tones": self.loss.tone_weight,
             "kl": 0.0 if self.encoder_frozen else self.loss.kl_weight,
             "adv/generator": self.loss.adversarial_weight,
             "adv/feature_matching": self.loss.feature_matching_weight,

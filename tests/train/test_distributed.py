@@ -16,6 +16,7 @@ OPTIONS = {
     # The adversarial terms begin at step 2 and the encoder is frozen at step 4: every way the gradients are shared.
     "vae": ["--optimiser.adversarial_start", "2", "--optimiser.joint_steps", "4"],
     "diffusion": ["--optimiser.finish_steps", "2"],
+    "diffusion-muon": ["--optimiser.name", "muon", "--optimiser.finish_steps", "2"],
 }
 # AdamW turns the rounding of gradients near 0 into steps of full size; a network left out of the sum is off by more.
 TOLERANCE = {"vae": 0.03, "diffusion": 0.005}
@@ -36,10 +37,13 @@ def train_on_two(name: str, folder: Path, *options: str, strategy: str = "ddp") 
     return folder
 
 
-@pytest.mark.parametrize(("name", "strategy"), [("vae", "ddp"), ("diffusion", "ddp"), ("diffusion", "fsdp")])
-def test_two_processes_equal_one(name: str, strategy: str, tmp_path: Path, tiny_parts: list[str]):
+@pytest.mark.parametrize(
+    ("name", "strategy", "variant"),
+    [("vae", "ddp", ""), ("diffusion", "ddp", ""), ("diffusion", "fsdp", ""), ("diffusion", "ddp", "-muon")],
+)
+def test_two_processes_equal_one(name: str, strategy: str, variant: str, tmp_path: Path, tiny_parts: list[str]):
     parts = tiny_parts if name == "diffusion" else []
-    options = ["--trainer.max_steps", str(NUM_STEPS), *OPTIONS[name], *parts]
+    options = ["--trainer.max_steps", str(NUM_STEPS), *OPTIONS[name + variant], *parts]
     one = train(name, tmp_path / "one", *options, "--data.batch_size", "4", "--trainer.devices", "1")
     options_of_two = [*options, "--data.batch_size", "2"]
     if strategy == "fsdp":  # in two sessions: weights and optimiser state are gathered and divided again

@@ -87,7 +87,9 @@ def test_openl3():
     assert result.vectors.shape == (3, 2 * 16)
     swapped = embedder(audio.flip(0)).vectors
     torch.testing.assert_close(swapped, result.vectors.roll(16, dims=1))
-    torch.testing.assert_close(embedder(0.125 * audio).vectors, result.vectors)  # peak is set; a power of 2 scales exactly
+    torch.testing.assert_close(
+        embedder(0.125 * audio).vectors, result.vectors
+    )  # peak is set; a power of 2 scales exactly
     assert net.spectrogram(noise(1, 48_000)).shape == (1, 1, 256, 199)
     assert {"batch_normalization_8.running_var", "conv2d_7.weight", "audio_embedding_layer.bias"} < set(
         net.state_dict()
