@@ -32,12 +32,13 @@ from models.vae_layers import (
     ChannelGains,
     ResidualUnit,
     ShapedBands,
+    ShapedTones,
     Sum,
     band_levels,
     down_sampling,
     lapped_transform,
     shaped_noise,
-    shaped_tones,
+    tone_branch,
     tone_levels,
     up_sampling,
 )
@@ -132,13 +133,11 @@ def decoder_layers(config: VAEConfig) -> nn.Sequential:
             up_sampling(audio_channels * width, audio_channels, config.stem_stride, groups=audio_channels),
         )
         coarse = shaped_noise(width, config.stem_stride, audio_channels)
-        fine = Sum(
-            shaped_noise(config.decoder_width, config.hop_length, audio_channels),
-            shaped_tones(config.decoder_width, config.hop_length, audio_channels, config.sample_rate),
-        )
+        fine = shaped_noise(config.decoder_width, config.hop_length, audio_channels)
         first, *trunk = layers
-        branches = nn.Sequential(*trunk, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), fine)
-        return nn.Sequential(first, Sum(*branches))
+        branches = nn.Sequential(*trunk, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), *fine)
+        sizes = config.latent_channels, config.decoder_width // 2, config.hop_length, audio_channels
+        return nn.Sequential(Sum(nn.Sequential(first, Sum(*branches)), tone_branch(*sizes, config.sample_rate)))
     if config.stem_stride == 1:
         layers += [nn.Conv1d(width, audio_channels, kernel_size=7, padding=3)]
     else:
@@ -245,15 +244,18 @@ class VAE(nn.Module):
         """Decode normalised latents: (batch, latent_channels, frames) -> (batch, channels, frames * hop_length)."""
         return self.decoder(self.denormalise(latents))
 
+    @property
+    def tone_branch(self) -> nn.Sequential:
+        """The part of the decoder that makes tones, of a model with `band_levels`."""
+        return cast(nn.Sequential, cast(Sum, self.decoder[0]).layers[1])  # see decoder_layers
+
     def tone_amplitudes(self, raw_latents: Tensor) -> Tensor:
-        """What the decoder sets its tones to, (batch, audio_channels, tones, frames); for a model with `band_levels`.
+        """What the decoder sets its tones to, (batch, audio_channels, tones, frames), of a model with `band_levels`.
 
         The tones are `models.vae_layers.quarter_tones_hz`; 1 is the amplitude of a full-scale sine.
         """
-        first, branches = self.decoder
-        activation, fine = branches.layers[1]  # see decoder_layers
-        tones = fine.layers[1][0]
-        return tones.amplitudes(activation(first(raw_latents)))
+        *hidden, tones, _ = self.tone_branch
+        return cast(ShapedTones, tones).amplitudes(nn.Sequential(*hidden)(raw_latents))
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Posterior]:
         """Reconstruct from a posterior sample, as in training: audio -> (reconstruction, raw posterior)."""

@@ -271,7 +271,7 @@ class ShapedTones(ShapedBands):
     """
 
     def __init__(self, channels: int, cycles: Tensor, audio_channels: int) -> None:
-        super().__init__(channels, len(cycles), audio_channels, FAINT_TONE, pace=8)
+        super().__init__(channels, len(cycles), audio_channels, FAINT_TONE, pace=1)
         self.cycles = cycles  # no buffer, which `half()` would round
 
     def carriers(self, start: int, length: int) -> Tensor:
@@ -329,6 +329,18 @@ def shaped_tones(width: int, stride: int, audio_channels: int, sample_rate: int)
         shapes = torch.cat((phases.cos(), -phases.sin())) * sine_window(2 * stride).double().square()
     synthesis = LappedSynthesis(shapes.float().repeat(audio_channels, 1), audio_channels)
     return nn.Sequential(ShapedTones(width, cycles * stride, audio_channels), synthesis)
+
+
+def tone_branch(latent_channels: int, width: int, stride: int, audio_channels: int, sample_rate: int) -> nn.Sequential:
+    """Latents to tones by a network of their own: (batch, latent_channels, T) -> (batch, audio_channels, T * stride).
+
+    Three layers, because which few of the tones are on is no linear matter.
+    """
+    hidden = (
+        *(nn.Conv1d(latent_channels, width, kernel_size=3, padding=1), Snake(width)),
+        *(nn.Conv1d(width, width, kernel_size=1), Snake(width)),
+    )
+    return nn.Sequential(*hidden, *shaped_tones(width, stride, audio_channels, sample_rate))
 
 
 def quarter_tones_hz(sample_rate: int) -> Tensor:

@@ -30,7 +30,9 @@ NEIGHBOURHOOD = 25
 PROMINENCE = 16.0
 """Power of a tone relative to the median of its neighbourhood; of noise one quarter tone in 65,000 has so much."""
 FAINTEST_TONE = 1e-5
-"""Power below which tones count less and less, -50 dBFS."""
+"""Power below which a tone is none, -50 dBFS."""
+TINY_POWER = 1e-9
+"""Added to a tone's power before the logarithm; far below the faintest tone, so that one that is off has a gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,16 +181,23 @@ class ToneLoss(nn.Module):
         self.power = TonePower(hop_length, sample_rate)
 
     def forward(self, amplitudes: Tensor, audio: Tensor) -> Tensor:
-        """Mean |log ratio| over tones and frames.
+        """Mean squared log ratio (of amplitudes) over tones and frames.
 
         Args:
             amplitudes: of the decoder's tones, (batch, channels, tones, frames).
             audio: the target, (batch, channels, frames * hop_length).
+
+        Raises:
+            ValueError: there are at most 8 frames, of which no window would be full.
         """
-        power = self.power(audio.float()).unflatten(1, amplitudes.shape[1:3])
-        ratio = (amplitudes.float().square() + FAINTEST_TONE) / (tone_peaks(power) + FAINTEST_TONE)
+        if amplitudes.shape[-1] <= LONG_WINDOW:
+            raise ValueError(f"tones need crops of more than {LONG_WINDOW} frames, got {amplitudes.shape[-1]}")
+        wanted = tone_peaks(self.power(audio.float()).unflatten(1, amplitudes.shape[1:3]))
+        ratio = (amplitudes.float().square() + TINY_POWER).log() - wanted.clamp_min(FAINTEST_TONE).log()
+        is_on = wanted > FAINTEST_TONE
+        error = torch.where(is_on, ratio, ratio.clamp_min(0))  # where there is none, any faint one will do
         inside = slice(LONG_WINDOW // 2, -(LONG_WINDOW // 2))  # at both ends the windows are not full
-        return 0.5 * ratio[..., inside].log().abs().mean()
+        return (0.5 * error[..., inside]).square().mean()
 
 
 def tone_peaks(power: Tensor) -> Tensor:

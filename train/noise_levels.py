@@ -136,7 +136,8 @@ def sample_noise_levels(
             queue = draw_queue(frames, config, generator)
             t[index], loss_mask[index], present[index] = _queue_times(frames, queue, config, generator)
             if _uniform(generator) < config.splice:
-                borders = range(queue.first_frame % config.chunk_frames, int(present[index].sum()), config.chunk_frames)
+                first_border = queue.first_frame % config.chunk_frames or config.chunk_frames
+                borders = range(first_border, int(present[index].sum()), config.chunk_frames)
                 cut[index] = borders[_integer(0, len(borders) - 1, generator)] if borders else 0
     loss_mask &= present & (torch.arange(frames) >= cut[:, None])
     return NoiseLevels(t, loss_mask, present, kind, cut)

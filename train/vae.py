@@ -13,7 +13,7 @@ from models.discriminator import DiscriminatorConfig
 from models.vae import VAE, VAEConfig
 from train.callbacks import Demos, Export
 from train.trainer import TrainerConfig, fit, seed_run
-from train.vae_training import VAELossConfig, VAEOptimiserConfig, VAETraining
+from train.vae_training import Part, VAELossConfig, VAEOptimiserConfig, VAETraining
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def main(
     data: DataConfig,
     trainer: TrainerConfig,
     init_from: Path | None = None,
-    train_encoder: bool = False,
+    train: Part = "decoder",
     run: Path = Path("runs/vae"),
     seed: int = 0,
     resume: str | None = None,
@@ -58,7 +58,7 @@ def main(
 ) -> None:
     """Train the autoencoder, on the procedural corpus or on the audio in `--data.folder`.
 
-    With `--init_from` the decoder alone trains, unless `--train_encoder` is given: the latents and their statistics
+    With `--init_from` the decoder alone trains, unless `--train all` is given: the latents and their statistics
     stay as they are, and U-Nets trained on them go on working.
 
     Args:
@@ -69,7 +69,8 @@ def main(
         data: what is trained on.
         trainer: length, devices, precision.
         init_from: checkpoint folder of a trained autoencoder to go on from; its sizes replace `model`.
-        train_encoder: with init_from, train the encoder too; latents and statistics then become new ones.
+        train: with init_from, what is trained: the decoder, all (latents and statistics then become new ones), or the
+            tones of a model with band_levels, on the tones' term alone, in a tenth of the time of a step.
         run: folder for logs, demos, `last.ckpt` and the exported model in `export/`.
         seed: of initial weights, data order and noise.
         resume: "last", or a checkpoint's path.
@@ -79,7 +80,7 @@ def main(
     vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)
     check_settings(vae.config, discriminator, data, trainer)
     module = VAETraining(
-        vae, discriminator, loss, optimiser, seed, keep_encoder=init_from is not None and not train_encoder
+        vae, discriminator, loss, optimiser, seed, part="all" if init_from is None else train
     )
     if compile:
         compile_networks(module)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -35,6 +35,7 @@ from train.losses import (
 from train.trainer import step_generators
 
 NUM_DEMOS = 4
+Part = Literal["decoder", "all", "tones"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +88,13 @@ class VAETraining(LightningModule):
         loss: VAELossConfig,
         optimiser: VAEOptimiserConfig,
         seed: int,
-        keep_encoder: bool = False,
+        part: Part = "all",
     ) -> None:
         """Train a VAE.
 
         Args:
-            keep_encoder: the VAE comes trained; its encoder and its latents' statistics stay as they are.
+            part: what is trained. But for "all" the VAE comes trained: its encoder and its latents' statistics stay as
+                they are.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -100,20 +102,25 @@ class VAETraining(LightningModule):
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
         if loss.tone_weight and not vae.config.band_levels:
-            raise ValueError("loss.tone_weight is for autoencoders with model.band_levels: this one has no tones")
+            raise ValueError("loss.tone_weight is for autoencoders with model.band_levels; this one has no tones: set it to 0")
+        if part == "tones":
+            if not loss.tone_weight:
+                raise ValueError("--train tones needs a loss.tone_weight above 0")
+            vae.requires_grad_(False)
+            vae.tone_branch.requires_grad_(True)
         self.tone_loss = ToneLoss(vae.hop_length, vae.config.sample_rate) if loss.tone_weight else None
         self.vae_ema = ema_of(self.vae, optimiser.ema_decay)
         self.loss = loss
         self.optimiser = optimiser
         self.seed = seed
-        self.keep_encoder = keep_encoder
+        self.part = part
         self.completed_steps = 0
         self.bad_steps = BadSteps()
 
     @property
     def encoder_frozen(self) -> bool:
         """Whether the second stage has begun."""
-        return self.keep_encoder or self.completed_steps >= self.optimiser.joint_steps
+        return self.part != "all" or self.completed_steps >= self.optimiser.joint_steps
 
     @property
     def adversarial(self) -> bool:
@@ -128,18 +135,21 @@ class VAETraining(LightningModule):
         ]
 
     def on_train_start(self) -> None:
-        if self.keep_encoder and self.completed_steps == 0 and self.trainer.is_global_zero:
+        if self.part != "all" and self.completed_steps == 0 and self.trainer.is_global_zero:
             self._compare_latents()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         optimisers = cast(list[LightningOptimizer], self.optimizers())
         self._set_learning_rate(optimisers)
         audio = self.vae.from_stereo(batch["audio"])
-        reconstruction, posterior, latents = self._reconstruct(audio)
-        with torch.autocast(self.device.type, enabled=False):
-            if self.adversarial:
-                self._discriminator_step(optimisers[1], audio, reconstruction.detach().float())
-            self._generator_step(optimisers[0], audio, reconstruction.float(), posterior, latents)
+        if self.part == "tones":
+            self._tone_step(optimisers[0], audio)
+        else:
+            reconstruction, posterior, latents = self._reconstruct(audio)
+            with torch.autocast(self.device.type, enabled=False):
+                if self.adversarial:
+                    self._discriminator_step(optimisers[1], audio, reconstruction.detach().float())
+                self._generator_step(optimisers[0], audio, reconstruction.float(), posterior, latents)
         self.log("train/bad_steps", float(self.bad_steps.total), batch_size=1)
         self.bad_steps.end_step(self.completed_steps)
         self.completed_steps += 1
@@ -171,20 +181,20 @@ class VAETraining(LightningModule):
         if not self.trainer.is_global_zero:
             return
         vae = cast(VAE, self.vae_ema.module).folded()
-        if not self.keep_encoder:
+        if self.part == "all":
             mean, std = raw_statistics(vae, *latent_moments(vae, self._validation_audio()))
             vae.set_latent_statistics(mean, std)
         vae.save(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["completed_steps"] = self.completed_steps
-        checkpoint["keep_encoder"] = self.keep_encoder
+        checkpoint["part"] = self.part
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint.get("keep_encoder", False) != self.keep_encoder:
+        if checkpoint.get("part", "all") != self.part:
             raise ValueError(
-                "the checkpoint was trained with --init_from and this run is not, or the other way round: "
-                "give the same --init_from and --train_encoder to go on"
+                f"the checkpoint was trained with part {checkpoint.get('part', 'all')!r} of the autoencoder, this run trains "
+                f"{self.part!r}: give the same --init_from and --train to go on"
             )
         self.completed_steps = checkpoint["completed_steps"]
 
@@ -200,15 +210,25 @@ class VAETraining(LightningModule):
             "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
         )
 
-    def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior, Tensor]:
-        """Reconstruction, posterior and the latents drawn from it."""
+    def _encode(self, audio: Tensor) -> tuple[Posterior, Tensor, torch.Generator]:
+        """Posterior, latents drawn from it and the generator of the first of them."""
         with torch.set_grad_enabled(not self.encoder_frozen):
             posterior = self.vae.raw_posterior(audio)
         generators = step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
-        latents = posterior.sample(generators)
+        return posterior, posterior.sample(generators), generators[0]
+
+    def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior, Tensor]:
+        """Reconstruction, posterior and the latents drawn from it."""
+        posterior, latents, generator = self._encode(audio)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # for the decoder's noise
-            torch.manual_seed(generators[0].initial_seed())
+            torch.manual_seed(generator.initial_seed())
             return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior, latents
+
+    def _tone_step(self, optimiser: LightningOptimizer, audio: Tensor) -> None:
+        assert self.tone_loss is not None
+        terms = {"tones": self.tone_loss(self.vae.tone_amplitudes(self._encode(audio)[1]), audio)}
+        self._optimise(optimiser, self._weight("tones") * terms["tones"], self.vae, "generator", terms)
+        self.vae_ema.update_parameters(self.vae)
 
     def _reconstruction_terms(
         self, vae: VAE, audio: Tensor, reconstruction: Tensor, posterior: Posterior, latents: Tensor

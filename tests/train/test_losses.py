@@ -209,3 +209,5 @@ def test_silence_has_no_tones():
     assert float(value.detach()) < 1e-3
     assert amplitudes.grad is not None
     assert amplitudes.grad.isfinite().all()
+    with pytest.raises(ValueError, match="crops of more than 8 frames, got 8"):
+        loss(amplitudes[..., :8], torch.zeros(1, 2, 8192))

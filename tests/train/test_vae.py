@@ -15,7 +15,7 @@ from models.vae import VAE, VAEConfig
 from tests.train.conftest import train, weights
 from train.bad_steps import MAX_BAD_STEPS
 from train.losses import SpectralLossConfig
-from train.vae_training import VAELossConfig, VAEOptimiserConfig, VAETraining
+from train.vae_training import Part, VAELossConfig, VAEOptimiserConfig, VAETraining
 
 
 def test_a_run_leaves_logs_demos_and_a_model(tiny_vae: Path):
@@ -42,12 +42,40 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path: Path, tiny_vae
 
 
 def test_the_decoders_noise_is_the_same_in_a_resumed_training(tmp_path: Path, assert_same_weights):
-    strides = ["--model.encoder_strides", "[4, 4]", "--model.decoder_strides", "[4, 4]"]
-    bands = ["--model.band_levels", "true", "--model.stem_stride", "64", *strides, "--optimiser.joint_steps", "4"]
+    bands = [*BANDS, "--optimiser.joint_steps", "4"]
     train("vae", tmp_path / "whole", *bands, "--trainer.max_steps", "4")
     train("vae", tmp_path / "parts", *bands, "--trainer.max_steps", "2")
     train("vae", tmp_path / "parts", *bands, "--trainer.max_steps", "4", "--resume", "last")
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+BANDS = [
+    *("--model.band_levels", "true", "--model.stem_stride", "64", "--loss.tone_weight", "10"),
+    *("--model.encoder_strides", "[4, 4]", "--model.decoder_strides", "[4, 4]"),
+]
+
+
+def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first = train("vae", tmp_path / "first", *BANDS, "--trainer.max_steps", "2")
+    before = load_part(first / "export", "vae")[1]
+    options = ["--init_from", str(first / "export"), "--train", "tones", "--loss.tone_weight", "10"]
+    faster = ["--optimiser.learning_rate", "0.02", "--optimiser.warmup_steps", "1", "--optimiser.ema_decay", "0.5"]
+    run = train("vae", tmp_path / "tones", *options, *faster, "--trainer.max_steps", "30")
+    after = load_part(run / "export", "vae")[1]
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert all(key.startswith("decoder.0.layers.1.") for key in changed)
+    with (run / "csv/version_0/metrics.csv").open() as file:
+        values = [float(row["val/tones"]) for row in csv.DictReader(file) if row["val/tones"]]
+    assert values[-1] < 0.8 * values[0]
+    for wrong, told in (
+        (["--loss.tone_weight", "0"], "--train tones needs a loss.tone_weight above 0"),
+        (["--init_from", str(tmp_path / "plain")], "this one has no tones"),
+    ):
+        VAE(small_training().vae.config).save(tmp_path / "plain")
+        with pytest.raises(SystemExit):
+            train("vae", tmp_path / "wrong", *options, *wrong)
+        assert told in capsys.readouterr().err
 
 
 def test_the_encoder_is_frozen_in_the_second_stage(tmp_path: Path, tiny_vae: Path):
@@ -72,7 +100,7 @@ def test_nothing_to_resume_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "error: no checkpoint to resume from at" in capsys.readouterr().err
 
 
-def small_training(channels: int = 2, keep_encoder: bool = False, **optimiser: float) -> VAETraining:
+def small_training(channels: int = 2, part: Part = "all", **optimiser: float) -> VAETraining:
     model = VAEConfig(
         audio_channels=channels,
         latent_channels=4,
@@ -89,7 +117,7 @@ def small_training(channels: int = 2, keep_encoder: bool = False, **optimiser: f
         VAELossConfig(spectral=spectral, waveform_weight=1.0),
         VAEOptimiserConfig(**optimiser),  # pyright: ignore[reportArgumentType]
         seed=0,
-        keep_encoder=keep_encoder,
+        part=part,
     )
 
 
@@ -208,7 +236,7 @@ def test_fine_tuning_keeps_the_encoder_and_the_latents(tmp_path: Path, tiny_vae:
     assert {"latent_mean", "latent_std"} < set(kept)
     assert all(torch.equal(before[key], after[key]) for key in kept)
     assert any(not torch.equal(before[key], after[key]) for key in before)
-    trained = train("vae", tmp_path / "all", "--init_from", str(tiny_vae / "export"), "--train_encoder", *SHORT)
+    trained = train("vae", tmp_path / "all", "--init_from", str(tiny_vae / "export"), "--train", "all", *SHORT)
     after = load_part(trained / "export", "vae")[1]
     assert all(not torch.equal(before[key], after[key]) for key in ("encoder.0.weight", "latent_mean"))
 
