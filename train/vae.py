@@ -79,9 +79,7 @@ def main(
     seed_run(seed)
     vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)
     check_settings(vae.config, discriminator, data, trainer)
-    module = VAETraining(
-        vae, discriminator, loss, optimiser, seed, part="all" if init_from is None else train
-    )
+    module = VAETraining(vae, discriminator, loss, optimiser, seed, part="all" if init_from is None else train)
     if compile:
         compile_networks(module)
     callbacks = [Demos(run / "demos", vae.config.sample_rate), Export(run / "export")]

@@ -102,7 +102,9 @@ class VAETraining(LightningModule):
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
         if loss.tone_weight and not vae.config.band_levels:
-            raise ValueError("loss.tone_weight is for autoencoders with model.band_levels; this one has no tones: set it to 0")
+            raise ValueError(
+                "loss.tone_weight is for autoencoders with model.band_levels; this one has no tones: set it to 0"
+            )
         if part == "tones":
             if not loss.tone_weight:
                 raise ValueError("--train tones needs a loss.tone_weight above 0")

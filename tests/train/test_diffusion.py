@@ -52,6 +52,30 @@ def test_resumed_training_equals_uninterrupted_training(
     assert_same_weights(tmp_path / "run", tiny_run)
 
 
+def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str], assert_same_weights):
+    options = [*tiny_parts, "--optimiser.name", "muon", "--optimiser.finish_steps", "0"]
+    train("diffusion", tmp_path / "whole", *options, "--trainer.max_steps", "6")
+    train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "3")
+    train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "6", "--resume", "last")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--optimiser.name", "muon", "--trainer.strategy", "fsdp"], "muon needs whole matrices on every device"),
+        (["--optimiser.name", "sgd"], "optimiser.name"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+):
+    with pytest.raises(SystemExit) as stop:
+        train("diffusion", tmp_path / "run", *options)
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_takes_prompts_of_any_length(tmp_path: Path, tiny_parts: list[str]):
     options = ["--compile", "true", "--trainer.max_steps", "4", "--optimiser.finish_steps", "0"]
