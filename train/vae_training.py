@@ -76,6 +76,8 @@ class VAEOptimiserConfig:
     """Steps of the first stage; then the encoder is frozen."""
     adversarial_start: int = 10_000
     """Step at which the adversarial terms begin."""
+    tone_steps: int = 8
+    """Optimiser steps on each batch of `--train tones`."""
 
 
 class VAETraining(LightningModule):
@@ -195,8 +197,8 @@ class VAETraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("part", "all") != self.part:
             raise ValueError(
-                f"the checkpoint was trained with part {checkpoint.get('part', 'all')!r} of the autoencoder, this run trains "
-                f"{self.part!r}: give the same --init_from and --train to go on"
+                f"the checkpoint was trained with part {checkpoint.get('part', 'all')!r} of the autoencoder, this run "
+                f"trains {self.part!r}: give the same --init_from and --train to go on"
             )
         self.completed_steps = checkpoint["completed_steps"]
 
@@ -212,25 +214,28 @@ class VAETraining(LightningModule):
             "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
         )
 
-    def _encode(self, audio: Tensor) -> tuple[Posterior, Tensor, torch.Generator]:
-        """Posterior, latents drawn from it and the generator of the first of them."""
+    def _encode(self, audio: Tensor) -> tuple[Posterior, list[torch.Generator]]:
+        """Posterior, and the generators of this step's draws from it."""
         with torch.set_grad_enabled(not self.encoder_frozen):
             posterior = self.vae.raw_posterior(audio)
-        generators = step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
-        return posterior, posterior.sample(generators), generators[0]
+        return posterior, step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
 
     def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior, Tensor]:
         """Reconstruction, posterior and the latents drawn from it."""
-        posterior, latents, generator = self._encode(audio)
+        posterior, generators = self._encode(audio)
+        latents = posterior.sample(generators)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # for the decoder's noise
-            torch.manual_seed(generator.initial_seed())
+            torch.manual_seed(generators[0].initial_seed())
             return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior, latents
 
     def _tone_step(self, optimiser: LightningOptimizer, audio: Tensor) -> None:
+        """Several steps of the tones' branch on one batch, with other latents each: encoding is what takes the time."""
         assert self.tone_loss is not None
-        terms = {"tones": self.tone_loss(self.vae.tone_amplitudes(self._encode(audio)[1]), audio)}
-        self._optimise(optimiser, self._weight("tones") * terms["tones"], self.vae, "generator", terms)
-        self.vae_ema.update_parameters(self.vae)
+        posterior, generators = self._encode(audio)
+        for _ in range(self.optimiser.tone_steps):
+            terms = {"tones": self.tone_loss(self.vae.tone_amplitudes(posterior.sample(generators)), audio)}
+            self._optimise(optimiser, self._weight("tones") * terms["tones"], self.vae, "generator", terms)
+            self.vae_ema.update_parameters(self.vae)
 
     def _reconstruction_terms(
         self, vae: VAE, audio: Tensor, reconstruction: Tensor, posterior: Posterior, latents: Tensor

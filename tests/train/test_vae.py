@@ -60,6 +60,7 @@ def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.Ca
     before = load_part(first / "export", "vae")[1]
     options = ["--init_from", str(first / "export"), "--train", "tones", "--loss.tone_weight", "10"]
     faster = ["--optimiser.learning_rate", "0.02", "--optimiser.warmup_steps", "1", "--optimiser.ema_decay", "0.5"]
+    faster += ["--optimiser.tone_steps", "2"]
     run = train("vae", tmp_path / "tones", *options, *faster, "--trainer.max_steps", "30")
     after = load_part(run / "export", "vae")[1]
     changed = {key for key in before if not torch.equal(before[key], after[key])}
