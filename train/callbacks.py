@@ -6,7 +6,10 @@ counts the steps of every optimiser.
 
 import logging
 import os
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol, cast
 
 import matplotlib.figure
@@ -14,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm import tqdm
 
@@ -100,31 +104,75 @@ class StepProgressBar(ProgressBar):
             self.bar = None
 
 
+class StepInterrupts:
+    """Ctrl-C, held back until a step is complete, so that what is saved then goes on exactly; a second one is at once."""
+
+    def __init__(self) -> None:
+        self._is_waiting = False
+        self._before: Any = None
+
+    def install(self) -> None:
+        """Take over the signal; where it is ignored (a job in the background) it stays so."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def remove(self) -> None:
+        """Give the signal back."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def pass_on(self) -> None:
+        """Raise what was held back."""
+        if self._is_waiting:
+            self._is_waiting = False
+            raise KeyboardInterrupt
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self._is_waiting:
+            raise KeyboardInterrupt
+        self._is_waiting = True
+        logger.info("interrupted: the step is finished first")
+
+
 class ResumeCheckpoint(Callback):
-    """Keep one Lightning checkpoint to resume from, replaced every n steps, at the end and on Ctrl-C."""
+    """Keep one Lightning checkpoint to resume from, replaced every n steps, at the end, on Ctrl-C and on SIGTERM."""
 
     def __init__(self, folder: Path, every_steps: int) -> None:
         self.folder = folder
         self.every_steps = every_steps
         self.saved_at = -1
+        self._interrupts = StepInterrupts()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interrupts.install()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        steps = _steps(pl_module)
-        if steps % self.every_steps == 0 and steps != self.saved_at:
-            self._save(trainer, steps)
+        if _steps(pl_module) % self.every_steps == 0:
+            self._save(trainer, _steps(pl_module))
+        self._interrupts.pass_on()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._interrupts.pass_on()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _steps(pl_module) != self.saved_at:
-            self._save(trainer, _steps(pl_module))
+        self._save(trainer, _steps(pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and _steps(pl_module) > 0:
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and _steps(pl_module) > 0:
             self._save(trainer, _steps(pl_module))
             logger.info("saved step %d, continue with --resume last", self.saved_at)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._interrupts.remove()
+
     def _save(self, trainer: Trainer, steps: int) -> None:
+        if steps == self.saved_at:
+            return
         partial = self.folder / (RESUME_NAME + ".partial")
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:

@@ -1,9 +1,16 @@
 """What every training shares: noise per step, refusals, checkpoints."""
 
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from tests.train.conftest import train
 from train.trainer import TrainerConfig, seed_run, step_generator, step_generators
+from train.vae_training import VAETraining
 
 
 def test_noise_is_the_same_for_the_same_step_and_differs_between_steps_samples_and_seeds():
@@ -35,3 +42,27 @@ def test_a_training_counts_denormal_numbers_as_zero():
     assert (tiny * 1e-10).item() > 0
     seed_run(0)
     assert (tiny * 1e-10).item() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_told_to_stop_keeps_its_state(
+    tmp_path: Path, tiny_vae: Path, assert_same_weights: Any, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    training_step = VAETraining.training_step
+
+    def interrupted(module: VAETraining, batch: Any, batch_idx: int) -> None:
+        training_step(module, batch, batch_idx)
+        if module.completed_steps == 3:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAETraining, "training_step", interrupted)
+        before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                train("vae", tmp_path / "run")
+        finally:
+            signal.signal(number, before)
+        assert stop.value.code != 0
+    train("vae", tmp_path / "run", "--resume", "last")
+    assert_same_weights(tmp_path / "run", tiny_vae)
