@@ -105,7 +105,7 @@ class StepProgressBar(ProgressBar):
 
 
 class StepInterrupts:
-    """Ctrl-C, held back until a step is complete, so that what is saved then goes on exactly; a second one is at once."""
+    """Ctrl-C, held back until a step is complete, so that what is saved goes on exactly; a second one is at once."""
 
     def __init__(self) -> None:
         self._is_waiting = False
@@ -156,7 +156,15 @@ class ResumeCheckpoint(Callback):
             self._save(trainer, _steps(pl_module))
         self._interrupts.pass_on()
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         self._interrupts.pass_on()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
