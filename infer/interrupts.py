@@ -1,11 +1,14 @@
 """Ctrl-C and SIGTERM, held back while something must not be left half done."""
 
 import contextlib
+import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -16,16 +19,22 @@ class Interrupts:
 
     Within `held` the first signal waits for its end; the second is raised at once. Signals that were ignored (a job in
     the background) stay so, and outside of the main thread, where Python takes no signals, nothing is changed.
+
+    Args:
+        signals: which of the two.
+        notice: logged when one is held back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS, notice: str = "") -> None:
+        self.signals = signals
+        self.notice = notice
         self._is_held = False
         self._waiting: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self.signals:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -43,13 +52,20 @@ class Interrupts:
             yield
         finally:
             self._is_held = False
-        if self._waiting is not None:
-            _raise(self._waiting)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Raise what was held back so far."""
+        number, self._waiting = self._waiting, None
+        if number is not None:
+            _raise(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._is_held and self._waiting is None:
             self._waiting = number
+            if self.notice:
+                logger.info(self.notice)
         else:
             _raise(number)
 

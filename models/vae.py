@@ -254,8 +254,8 @@ class VAE(nn.Module):
 
         The tones are `models.vae_layers.quarter_tones_hz`; 1 is the amplitude of a full-scale sine.
         """
-        *hidden, tones, _ = self.tone_branch
-        return cast(ShapedTones, tones).amplitudes(nn.Sequential(*hidden)(raw_latents))
+        branch = self.tone_branch  # ends with the tones and their synthesis
+        return cast(ShapedTones, branch[-2]).amplitudes(branch[:-2](raw_latents))
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Posterior]:
         """Reconstruct from a posterior sample, as in training: audio -> (reconstruction, raw posterior)."""

@@ -4,12 +4,11 @@ A module trained with these counts its own optimiser steps in `completed_steps`,
 counts the steps of every optimiser.
 """
 
+import contextlib
 import logging
 import os
 import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, cast
 
 import matplotlib.figure
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio_writer import write_audio
+from infer.interrupts import Interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -104,39 +104,6 @@ class StepProgressBar(ProgressBar):
             self.bar = None
 
 
-class StepInterrupts:
-    """Ctrl-C, held back until a step is complete, so that what is saved goes on exactly; a second one is at once."""
-
-    def __init__(self) -> None:
-        self._is_waiting = False
-        self._before: Any = None
-
-    def install(self) -> None:
-        """Take over the signal; where it is ignored (a job in the background) it stays so."""
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before = signal.signal(signal.SIGINT, self._handle)
-
-    def remove(self) -> None:
-        """Give the signal back."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
-    def pass_on(self) -> None:
-        """Raise what was held back."""
-        if self._is_waiting:
-            self._is_waiting = False
-            raise KeyboardInterrupt
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self._is_waiting:
-            raise KeyboardInterrupt
-        self._is_waiting = True
-        logger.info("interrupted: the step is finished first")
-
-
 class ResumeCheckpoint(Callback):
     """Keep one Lightning checkpoint to resume from, replaced every n steps, at the end, on Ctrl-C and on SIGTERM."""
 
@@ -144,10 +111,13 @@ class ResumeCheckpoint(Callback):
         self.folder = folder
         self.every_steps = every_steps
         self.saved_at = -1
-        self._interrupts = StepInterrupts()
+        # Ctrl-C waits for the step's end, so that what is saved goes on exactly. SIGTERM is Lightning's own.
+        self._interrupts = Interrupts((signal.SIGINT,), "interrupted: the step is finished first")
+        self._entered = contextlib.ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interrupts.install()
+        self._entered.enter_context(self._interrupts)
+        self._entered.enter_context(self._interrupts.held())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -176,7 +146,7 @@ class ResumeCheckpoint(Callback):
             logger.info("saved step %d, continue with --resume last", self.saved_at)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._interrupts.remove()
+        self._entered.close()
 
     def _save(self, trainer: Trainer, steps: int) -> None:
         if steps == self.saved_at:

@@ -148,8 +148,11 @@ class DiffusionTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         config, networks = self.optimiser, (self.model.unet, self.model.conditioner)
-        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas}
-        settings["weight_decay"] = config.weight_decay
+        settings: dict[str, Any] = {
+            "lr": config.learning_rate,
+            "betas": config.betas,
+            "weight_decay": config.weight_decay,
+        }
         if config.name == "muon":
             optimiser = Muon(*networks, **settings)
         else:

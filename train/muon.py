@@ -98,7 +98,7 @@ def shared_out(matrices: list[Tensor]) -> list[Tensor]:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [orthogonalise(matrix) for matrix in matrices]
     rank, size = dist.get_rank(), dist.get_world_size()
-    whole = torch.zeros(sum(matrix.numel() for matrix in matrices)).to(matrices[0])
+    whole = matrices[0].new_zeros(sum(matrix.numel() for matrix in matrices))
     pieces = [piece.view_as(m) for piece, m in zip(whole.split([m.numel() for m in matrices]), matrices, strict=True)]
     by_cost = sorted(range(len(matrices)), key=lambda i: -matrices[i].numel() * min(matrices[i].shape))
     for i in by_cost[rank::size]:

@@ -195,10 +195,11 @@ class VAETraining(LightningModule):
         checkpoint["part"] = self.part
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint.get("part", "all") != self.part:
+        part = checkpoint.get("part", "all")
+        if part != self.part:
             raise ValueError(
-                f"the checkpoint was trained with part {checkpoint.get('part', 'all')!r} of the autoencoder, this run "
-                f"trains {self.part!r}: give the same --init_from and --train to go on"
+                f"the checkpoint was trained with part {part!r} of the autoencoder, this run trains {self.part!r}: "
+                "give the same --init_from and --train to go on"
             )
         self.completed_steps = checkpoint["completed_steps"]
 

@@ -69,11 +69,11 @@ def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.Ca
     with (run / "csv/version_0/metrics.csv").open() as file:
         values = [float(row["val/tones"]) for row in csv.DictReader(file) if row["val/tones"]]
     assert values[-1] < 0.8 * values[0]
+    VAE(small_training().vae.config).save(tmp_path / "plain")
     for wrong, told in (
         (["--loss.tone_weight", "0"], "--train tones needs a loss.tone_weight above 0"),
         (["--init_from", str(tmp_path / "plain")], "this one has no tones"),
     ):
-        VAE(small_training().vae.config).save(tmp_path / "plain")
         with pytest.raises(SystemExit):
             train("vae", tmp_path / "wrong", *options, *wrong)
         assert told in capsys.readouterr().err
