@@ -10,9 +10,12 @@ import numpy as np
 from data.audio import SAMPLE_RATE, AudioFile
 from data.corpus import training_clip, validation_clip
 from data.folder import UnreadableFiles, list_entries, split_entries
+from data.synthetic import KINDS, captions
 
 CORPUS_CLIPS = 2_500
 CORPUS_VALIDATION_CLIPS = 64
+NUM_CAPTIONS = 16
+"""Captions of a training clip of the corpus; a crop gets one of them."""
 
 # Longer files are handed over by name, to be read piece by piece.
 _LONGEST_HANDED_OVER_SAMPLES = 300 * SAMPLE_RATE
@@ -24,12 +27,21 @@ class LatentDataConfig:
 
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus."""
+    kinds: tuple[str, ...] = ()
+    """Sounds of the procedural corpus, one of which is in every training clip; empty: all."""
     num_workers: int = 1
     """Processes that draw or read ahead of the encoder; 0: none."""
     validation_share: float = 0.02
     """Share of a folder's files held out for validation, at least one (0 to 1)."""
     max_unreadable_share: float = 0.05
     """Stop when more than this share of the files cannot be read (0 to 1); a single file never stops the run."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+        if unknown := [name for name in self.kinds if name not in KINDS]:
+            raise ValueError(f"data.kinds: no {', '.join(unknown)} in the corpus; it has {', '.join(KINDS)}")
+        if self.kinds and self.folder is not None:
+            raise ValueError("data.kinds chooses from the procedural corpus: leave it out with data.folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,25 +76,28 @@ class ClipSet(Protocol):
 
 
 class CorpusClips:
-    """Clips of the procedural corpus; validation clips are of its held-out part."""
+    """Clips of the procedural corpus, in many words each; validation clips are of its held-out part, of all kinds."""
 
-    def __init__(self, clips: int | None, validation_clips: int | None, seed: int) -> None:
+    def __init__(self, clips: int | None, validation_clips: int | None, seed: int, kinds: tuple[str, ...] = ()) -> None:
         self.sizes = {
             "train": CORPUS_CLIPS if clips is None else clips,
             "validation": CORPUS_VALIDATION_CLIPS if validation_clips is None else validation_clips,
         }
         self.seed = seed
+        self.kinds = kinds
 
     def size(self, split: str) -> int:
         return self.sizes[split]
 
     def origin(self) -> dict[str, Any]:
-        return {"data": "data.synthetic", "seed": self.seed}
+        return {"data": "data.synthetic", "seed": self.seed, "captions": NUM_CAPTIONS, "kinds": list(self.kinds)}
 
     def clip(self, split: str, index: int) -> WholeClip | None:
-        clip = training_clip(self.seed, index) if split == "train" else validation_clip(index)
+        is_training = split == "train"
+        clip = training_clip(self.seed, index, self.kinds) if is_training else validation_clip(index)
+        others = captions(clip.metadata["seed"], NUM_CAPTIONS - 1, kinds=self.kinds) if is_training else []
         about = {
-            "metadata": {"prompt": clip.prompt, **clip.metadata},
+            "metadata": {"prompts": [clip.prompt, *others], **clip.metadata},
             "name": f"{split}/{index}",
             "seconds_total": clip.metadata["seconds_total"],
         }

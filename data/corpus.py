@@ -9,9 +9,9 @@ _CLIP, _CROP = 1, 2
 _VALIDATION_SEED = 20_240_607
 
 
-def training_clip(seed: int, index: int) -> Clip:
-    """Draw training clip `index` of a run's seed."""
-    return draw_clip(derived_seed(seed, _CLIP, index))
+def training_clip(seed: int, index: int, kinds: tuple[str, ...] = ()) -> Clip:
+    """Draw training clip `index` of a run's seed, with one of the `kinds`."""
+    return draw_clip(derived_seed(seed, _CLIP, index), kinds=kinds)
 
 
 def training_prompt(seed: int, index: int) -> str:

@@ -29,8 +29,8 @@ class DataConfig:
 
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus, drawn on the fly."""
-    latents: str | None = None
-    """A folder of latent shards written by `python -m data.latents` (diffusion training)."""
+    latents: tuple[str, ...] | str | None = None
+    """A folder of latent shards written by `python -m data.latents`, or a list of them (diffusion training)."""
     crop_samples: int = 65_536
     """Length of a training crop of audio (samples)."""
     crop_frames: int = 256
@@ -49,6 +49,8 @@ class DataConfig:
     """Stop when more than this share of the files cannot be read (0 to 1); a single file never stops the run."""
 
     def __post_init__(self) -> None:
+        if self.latents == ():
+            raise ValueError("data.latents is an empty list: give a folder, or leave it out to train on audio")
         for name in ("crop_samples", "crop_frames", "batch_size", "crops_per_clip"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")

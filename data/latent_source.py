@@ -9,6 +9,7 @@ posterior and a new crop every time.
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,27 +81,33 @@ class LatentIndex:
 
 
 class LatentSource:
-    """Random crops of pre-encoded clips; see `data.stream.Source`.
+    """Random crops of the pre-encoded clips of one or several folders; see `data.stream.Source`.
 
     An item has latents (channels, crop_frames) float32, a fresh sample of the posterior; frame_mask (crop_frames,)
     bool, False where a clip shorter than the crop was filled up with the latents of silence; prompt; seconds_start of
-    the crop in its clip and seconds_total of the clip. The clips come in an order shuffled anew for every pass.
+    the crop in its clip and seconds_total of the clip. The clips of all folders come in an order shuffled anew for
+    every pass.
 
     Raises:
         FileNotFoundError: no folder of latents, or shards are missing.
+        ValueError: no training clips, or folders that were written with different autoencoders.
     """
 
     items_per_draw = 1
 
-    def __init__(self, folder: str | Path, seed: int, crop_frames: int, num_validation: int) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folders: str | Path | Sequence[str | Path], seed: int, crop_frames: int, num_validation: int):
+        folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
         self.seed = seed
         self.crop_frames = crop_frames
-        self.index = LatentIndex.load(self.folder)
-        self.training = self._open("train")
+        indices = {folder: LatentIndex.load(folder) for folder in folders}
+        self.index = indices[folders[0]]
+        for folder, index in indices.items():
+            if index.origin["vae"] != self.index.origin["vae"]:
+                raise ValueError(f"{folder} and {folders[0]} hold latents of different autoencoders: encode one anew")
+        self.training = [clip for folder in indices for clip in open_shards(folder, indices[folder], "train")]
         if not self.training:
-            raise ValueError(f"{self.folder} holds no training clips")
-        self.validation = self._open("validation")
+            raise ValueError(f"{' and '.join(map(str, folders))} holds no training clips")
+        self.validation = [clip for folder in indices for clip in open_shards(folder, indices[folder], "validation")]
         self.num_validation = num_validation if self.validation else 0
         self._silence = np.array([self.index.silence_mean, self.index.silence_std], np.float32)  # (2, channels)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -142,12 +149,18 @@ class LatentSource:
             "seconds_total": float(about["seconds_total"]),
         }
 
-    def _open(self, split: str) -> list[tuple[Shard, str]]:
-        paths = [self.index.shard_path(self.folder, split, n) for n in range(self.index.num_shards(split))]
-        missing = [path.name for path in paths if not path.is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(paths)} {split} shards are missing in {self.folder} ({missing[0]} ...): "
-                "run the same python -m data.latents command again to finish them"
-            )
-        return [(shard, key) for shard in map(Shard, paths) for key in shard.keys]
+
+def open_shards(folder: Path, index: LatentIndex, split: str) -> list[tuple[Shard, str]]:
+    """Return every clip of a split as its shard and key.
+
+    Raises:
+        FileNotFoundError: shards are missing.
+    """
+    paths = [index.shard_path(folder, split, n) for n in range(index.num_shards(split))]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} {split} shards are missing in {folder} ({missing[0]} ...): "
+            "run the same python -m data.latents command again to finish them"
+        )
+    return [(shard, key) for shard in map(Shard, paths) for key in shard.keys]

@@ -156,7 +156,7 @@ def main(
     if data.folder is not None:
         source: ClipSet = FolderClips(data, clips, None)
     else:
-        source = CorpusClips(CORPUS_CLIPS if clips is None else clips, None, seed)
+        source = CorpusClips(CORPUS_CLIPS if clips is None else clips, None, seed, data.kinds)
     mean, std = measure_clips(vae, source, data.num_workers)
     raw_mean, raw_std = raw_statistics(vae, mean, std)
     vae.set_latent_statistics(raw_mean, raw_std)  # refuses what cannot normalise

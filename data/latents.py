@@ -175,7 +175,7 @@ def main(
     if data.folder is not None:
         source = FolderClips(data, clips, validation_clips)
     else:
-        source = CorpusClips(clips, validation_clips, seed)
+        source = CorpusClips(clips, validation_clips, seed, data.kinds)
     index = open_index(out, vae, source, clips_per_shard)
     encode_shards(vae, source, index, out, data.num_workers, process_index, num_processes)
 

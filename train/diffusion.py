@@ -8,6 +8,8 @@ from pathlib import Path
 
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
+from data.latent_source import LatentIndex
+from data.latents import fingerprint
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE
@@ -18,6 +20,13 @@ from train.trainer import TrainerConfig, fit, seed_run
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/diffusion.yaml"
+
+
+def check_latents(folders: tuple[str, ...] | str, vae: VAE) -> None:
+    """Refuse latents that another autoencoder wrote; `LatentSource` sees to it that all folders are of one."""
+    folder = Path(folders if isinstance(folders, str) else folders[0])
+    if LatentIndex.load(folder).origin["vae"] != fingerprint(vae):
+        raise ValueError(f"{folder} holds latents of another autoencoder: encode anew with python -m data.latents")
 
 
 def main(
@@ -70,6 +79,8 @@ def main(
     if compile:  # for one shape: with any number of tokens the compiled step of torch 2.11 fails on a CPU
         network.unet.compile(dynamic=False)
         module.num_tokens = network.max_tokens
+    if data.latents is not None:
+        check_latents(data.latents, network.vae)
     source = LatentDataModule(data, seed) if data.latents is not None else AudioDataModule(data, seed)
     callbacks = [Demos(run / "demos", network.vae.config.sample_rate), Export(run / "export")]
     fit(module, source, trainer, run, resume, callbacks)

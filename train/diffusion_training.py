@@ -243,7 +243,7 @@ class DiffusionTraining(LightningModule):
     def demo(self) -> dict[str, Tensor]:
         """Clips of the demo prompts at fixed noise."""
         config, model = self.demo_config, self._averaged()
-        if model is None:
+        if model is None or not config.prompts:
             return {}
         audio = generate(
             model,

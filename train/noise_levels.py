@@ -42,6 +42,8 @@ class NoiseLevelConfig:
     """Share of samples with a queue that fills or drains."""
     independent: float = 0.10
     """Share of samples with a level of its own for each chunk; half of them sorted, clean to noise."""
+    shift: float = 1.0
+    """How far the one level of a clip, and the filling of a queue, lean towards noise; 1: evenly spread (`shift`)."""
     context_frames: int = 32
     """Finished frames in front of the queue (K)."""
     num_chunks: int = 10
@@ -71,6 +73,8 @@ class NoiseLevelConfig:
             )
         if not 0 <= self.context_max_t < 1:
             raise ValueError(f"context_max_t must be in [0, 1), got {self.context_max_t}")
+        if self.shift < 1:
+            raise ValueError(f"shift must be at least 1, got {self.shift:g}")
         if not 0 <= self.splice <= 1:
             raise ValueError(f"splice must be in [0, 1], got {self.splice}")
         if not self.focuses or self.max_factor < 1:
@@ -120,7 +124,7 @@ def sample_noise_levels(
     kind = _sample_kinds(batch * num_ranks, config, shared)
     is_uniform = kind == KINDS.index("uniform")
     uniform_t = torch.zeros(len(kind))
-    uniform_t[is_uniform] = _stratified(int(is_uniform.sum()), shared)
+    uniform_t[is_uniform] = shift(_stratified(int(is_uniform.sum()), shared), config.shift)
     mine = slice(rank * batch, (rank + 1) * batch)
     kind, uniform_t = kind[mine], uniform_t[mine]
     t = uniform_t[:, None].repeat(1, frames)
@@ -141,6 +145,14 @@ def sample_noise_levels(
                 cut[index] = borders[_integer(0, len(borders) - 1, generator)] if borders else 0
     loss_mask &= present & (torch.arange(frames) >= cut[:, None])
     return NoiseLevels(t, loss_mask, present, kind, cut)
+
+
+def shift(position: Tensor, factor: float) -> Tensor:
+    """Lean times, 0 ... 1, towards noise: factor t / (1 + (factor - 1) t); half of them end above factor / (factor + 1).
+
+    Source: Esser et al. 2024 (Stable Diffusion 3), section 5.3.2.
+    """
+    return factor * position / (1 + (factor - 1) * position)
 
 
 def splice(latents: Tensor, frame_mask: Tensor | None, cut: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -177,8 +189,8 @@ def _draw_ramp(frames: int, config: NoiseLevelConfig, generator: Generator) -> _
         (config.context_frames - ends[0]) // config.chunk_frames
     )  # in chunks, so that the stride's phase stays
     latest = (ends[1] - config.context_frames) // config.chunk_frames
-    shift = _integer(earliest, latest, generator)
-    return _Queue(config.context_frames + shift * config.chunk_frames, lag=0)
+    chunks = _integer(earliest, latest, generator)
+    return _Queue(config.context_frames + chunks * config.chunk_frames, lag=0)
 
 
 def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
@@ -187,7 +199,7 @@ def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -
         chunks_of_context = _integer(0, 1, generator) * _integer(
             0, config.context_frames // config.chunk_frames, generator
         )
-        lag = _integer(0, config.num_chunks - 1, generator)
+        lag = int(config.num_chunks * shift(torch.rand((), generator=generator), config.shift))
         is_growing = bool(_integer(0, 1, generator))
         return _Queue(chunks_of_context * config.chunk_frames, lag, is_growing)
     chunks_left = _integer(1, min(config.num_chunks, max(1, frames // config.chunk_frames)), generator)

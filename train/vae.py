@@ -50,7 +50,7 @@ def main(
     data: DataConfig,
     trainer: TrainerConfig,
     init_from: Path | None = None,
-    train: Part = "decoder",
+    train: Part | None = None,
     run: Path = Path("runs/vae"),
     seed: int = 0,
     resume: str | None = None,
@@ -59,7 +59,7 @@ def main(
     """Train the autoencoder, on the procedural corpus or on the audio in `--data.folder`.
 
     With `--init_from` the decoder alone trains, unless `--train all` is given: the latents and their statistics
-    stay as they are, and U-Nets trained on them go on working.
+    stay as they are, and U-Nets trained on them go on working. Without it everything trains.
 
     Args:
         model: the autoencoder's sizes.
@@ -76,10 +76,13 @@ def main(
         resume: "last", or a checkpoint's path.
         compile: compile the networks (slow start, faster steps).
     """
+    if init_from is None and train not in (None, "all"):
+        raise ValueError(f"--train {train} needs a trained autoencoder: give its folder with --init_from")
+    part = train or ("all" if init_from is None else "decoder")
     seed_run(seed)
     vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)
     check_settings(vae.config, discriminator, data, trainer)
-    module = VAETraining(vae, discriminator, loss, optimiser, seed, part="all" if init_from is None else train)
+    module = VAETraining(vae, discriminator, loss, optimiser, seed, part=part)
     if compile:
         compile_networks(module)
     callbacks = [Demos(run / "demos", vae.config.sample_rate), Export(run / "export")]

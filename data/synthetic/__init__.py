@@ -2,6 +2,7 @@
 
     clip = draw_clip(seed)          # clip.audio (2, samples) float32, clip.prompt, clip.metadata
     layers, prompt, metadata = plan_clip(seed)      # the same without the sound
+    captions(seed, 16)                              # 16 more prompts for it
     python -m data.synthetic --out DIR --clips N
 
 `KINDS` lists the sounds. Every clip carries the facts it was made from, and each can be measured from the waveform
@@ -24,7 +25,7 @@ and correlation of the two channels |
 A layer's `stated` names the facts that the caption states (`tempo_bpm`: as a number; `tempo`: as slow or fast).
 """
 
-from data.synthetic.draw import KINDS, Clip, draw_clip, plan_clip
+from data.synthetic.draw import KINDS, Clip, captions, draw_clip, plan_clip
 from data.synthetic.layers import SAMPLE_RATE, Kind, Layer
 
-__all__ = ["KINDS", "SAMPLE_RATE", "Clip", "Kind", "Layer", "draw_clip", "plan_clip"]
+__all__ = ["KINDS", "SAMPLE_RATE", "Clip", "Kind", "Layer", "captions", "draw_clip", "plan_clip"]

@@ -63,12 +63,14 @@ def draw_layer(kind: Kind, seconds: float, rng: np.random.Generator, fixed: dict
     return Layer(**facts)
 
 
-def choose_kinds(rng: np.random.Generator, first: str | None) -> list[Kind]:
-    """One to three kinds that go together: foregrounds, then a background; or one band of instruments."""
+def choose_kinds(rng: np.random.Generator, first: tuple[str, ...]) -> list[Kind]:
+    """One to three kinds that go together: foregrounds, then a background; or one band of instruments.
+
+    One of them is out of `first`.
+    """
     count = choose(rng, (1, 2, 3), (0.7, 0.22, 0.08))
-    kinds = [
-        KINDS[first] if first else choose(rng, tuple(KINDS.values()), tuple(kind.weight for kind in KINDS.values()))
-    ]
+    options = tuple(KINDS[name] for name in first)
+    kinds = [options[0] if len(options) == 1 else choose(rng, options, tuple(kind.weight for kind in options))]
     if count > 1 and kinds[0].group == "music" and rng.random() < 0.5:
         band = [
             kind
@@ -100,9 +102,11 @@ def agree(layers: list[Layer]) -> list[Layer]:
     return common
 
 
-def draw_layers(rng: np.random.Generator, fixed: dict | None, pair: frozenset[str] | None) -> tuple[list[Layer], bool]:
+def draw_layers(
+    rng: np.random.Generator, fixed: dict | None, pair: frozenset[str] | None, first: tuple[str, ...]
+) -> tuple[list[Layer], bool]:
     """Draw all the facts of one clip: (layers, whether they follow one another)."""
-    kinds = choose_kinds(rng, str(fixed["kind"]) if fixed else None)
+    kinds = choose_kinds(rng, (str(fixed["kind"]),) if fixed else first)
     if pair:
         kinds = sorted((KINDS[name] for name in sorted(pair)), key=lambda kind: kind.bed)
     shortest = max(kind.min_seconds for kind in kinds)
@@ -134,42 +138,69 @@ def mix(layers: list[Layer], seeds: list[np.random.SeedSequence], rng: np.random
     return audio * min(1.0, PEAK / float(np.max(np.abs(audio))))
 
 
-def plan_clip(seed: int, *, held_out: bool = False) -> tuple[list[Layer], str, dict]:
-    """Draw a clip without its sound, which takes no time: (layers, prompt, metadata); see `draw_clip`."""
-    facts_seed, words_seed, *_ = spawn_seeds(seed, held_out)
-    rng = np.random.Generator(np.random.PCG64(facts_seed))
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The facts of a clip before they are put into words."""
+
+    layers: list[Layer]
+    fixed: dict
+    """Facts that are held out as a combination, which every caption states."""
+    sequence: bool
+    """Whether the layers follow one another."""
+    reason: str | None
+    """What is held out."""
+
+    def word(self, rng: np.random.Generator) -> tuple[list[Layer], str]:
+        """Draw a caption: (layers with the facts it states, caption)."""
+        must_state = tuple("pitch" if fact == "midi" else fact for fact in self.fixed)
+        stated = [
+            choose_facts(layer, rng, must_state if layer.kind == self.fixed.get("kind") else (), len(self.layers))
+            for layer in self.layers
+        ]
+        layers = [replace(layer, stated=facts) for layer, facts in zip(self.layers, stated, strict=True)]
+        return layers, caption(layers, rng, held_out_form=self.reason == "wording", sequence=self.sequence)
+
+
+def _plan(seed: int, held_out: bool, kinds: tuple[str, ...]) -> _Plan:
+    rng = np.random.Generator(np.random.PCG64(spawn_seeds(seed, held_out)[0]))
     reason = choose(rng, ("combination", "pair", "wording"), (0.6, 0.2, 0.2)) if held_out else None
     fixed = exclusions.COMBINATIONS[rng.integers(len(exclusions.COMBINATIONS))] if reason == "combination" else None
     pair = exclusions.PAIRS[rng.integers(len(exclusions.PAIRS))] if reason == "pair" else None
     while True:
-        layers, sequence = draw_layers(rng, fixed, pair)
+        layers, sequence = draw_layers(rng, fixed, pair, kinds or tuple(KINDS))
         if exclusions.is_held_out(layers) == (reason in ("combination", "pair")) and not (sequence and held_out):
-            break
-    words = np.random.Generator(np.random.PCG64(words_seed))
-    must_state = tuple("pitch" if fact == "midi" else fact for fact in fixed or ())
-    stated = [
-        choose_facts(layer, words, must_state if fixed and layer.kind == fixed["kind"] else (), len(layers))
-        for layer in layers
-    ]
-    layers = [replace(layer, stated=facts) for layer, facts in zip(layers, stated, strict=True)]
-    prompt = caption(layers, words, held_out_form=reason == "wording", sequence=sequence)
+            return _Plan(layers=layers, fixed=fixed or {}, sequence=sequence, reason=reason)
+
+
+def plan_clip(seed: int, *, held_out: bool = False, kinds: tuple[str, ...] = ()) -> tuple[list[Layer], str, dict]:
+    """Draw a clip without its sound, which takes no time: (layers, prompt, metadata); see `draw_clip`."""
+    plan = _plan(seed, held_out, kinds)
+    layers, prompt = plan.word(np.random.Generator(np.random.PCG64(spawn_seeds(seed, held_out)[1])))
     metadata = {
         "seed": seed,
-        "held_out": reason,
+        "held_out": plan.reason,
         "seconds_total": round(max(layer.start_seconds + layer.seconds for layer in layers), 4),
         "layers": [layer.to_metadata() for layer in layers],
     }
     return layers, prompt, metadata
 
 
-def draw_clip(seed: int, *, held_out: bool = False) -> Clip:
+def captions(seed: int, number: int, *, held_out: bool = False, kinds: tuple[str, ...] = ()) -> list[str]:
+    """Word a clip anew, `number` times: each caption states facts of its own choice. Arguments as `draw_clip`."""
+    plan = _plan(seed, held_out, kinds)
+    words = spawn_seeds(seed, held_out)[1].spawn(number)
+    return [plan.word(np.random.Generator(np.random.PCG64(child)))[1] for child in words]
+
+
+def draw_clip(seed: int, *, held_out: bool = False, kinds: tuple[str, ...] = ()) -> Clip:
     """Draw one clip; the same seed gives the same clip on any machine.
 
     Args:
         seed: non-negative; clips of different seeds are independent.
         held_out: draw only clips with a held-out combination, pair or wording; without it they never occur.
+        kinds: sounds out of `KINDS` of which the clip holds one; what is layered with it may be another. Empty: any.
     """
-    layers, prompt, metadata = plan_clip(seed, held_out=held_out)
+    layers, prompt, metadata = plan_clip(seed, held_out=held_out, kinds=kinds)
     _, _, floor_seed, *sound_seeds = spawn_seeds(seed, held_out)
     audio = mix(layers, sound_seeds, np.random.Generator(np.random.PCG64(floor_seed)))
     return Clip(audio=audio, prompt=prompt, metadata=metadata)

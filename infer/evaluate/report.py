@@ -53,7 +53,7 @@ def write_report(folder: Path, results: Results, clips: Iterable[ReportClip] = (
         f"<h1>{html.escape(results.command)}</h1>",
         f'<div class="wide">{_table(results)}</div>',
         "<p>Mean over clips, with its 95 % bootstrap interval.</p>",
-        "".join(f"<p>{html.escape(note)}</p>" for note in results.notes),
+        f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in results.notes)}</ul>",
         '<div class="figures">' + "".join(f'<p><img src="{html.escape(name)}" alt=""></p>' for name in figures),
         "</div>",
         "".join(rows),
@@ -99,7 +99,7 @@ def _clip_row(folder: Path, index: int, clip: ReportClip) -> str:
         write_spectrogram(image, audio)
         figures.append(
             f'<figure><figcaption>{html.escape(subject)}</figcaption><img src="spectrograms/{name}.png" '
-            f'alt="spectrogram"><audio controls preload="none" src="audio/{name}.flac"></audio></figure>'
+            f'alt="spectrogram"><audio controls preload="metadata" src="audio/{name}.flac"></audio></figure>'
         )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in clip.notes)
     return (

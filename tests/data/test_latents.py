@@ -1,5 +1,6 @@
 """Latents on disk: round trip of a tiny VAE, crops with true timing, silence as filling, finished shards kept."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -208,6 +209,10 @@ def test_clear_errors(model: Path, songs: Path, encoded: Path, tmp_path: Path) -
         LatentIndex.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         command.main(model, tmp_path / "no" / "out", data, device="cpu")
+    with pytest.raises(ValueError, match=r"no kazoo, bagpipe in the corpus; it has rain, "):
+        LatentDataConfig(kinds=("kazoo", "rain", "bagpipe"))
+    with pytest.raises(ValueError, match=r"leave it out with data\.folder"):
+        LatentDataConfig(kinds=("rain",), folder=str(songs))
     with pytest.raises(ValueError, match=r"data\.latents is not set"):
         LatentDataModule(DataConfig(), seed=0).train_dataloader()
 
@@ -219,3 +224,29 @@ def test_corpus_clips(model: Path, tmp_path: Path) -> None:
     (item,) = source.draw(0)
     assert item["prompt"]
     assert item["seconds_total"] >= 2
+
+
+def test_clips_of_chosen_kinds_in_many_words(model: Path, tmp_path: Path) -> None:
+    kinds = ("sustained note", "clock")
+    command.main(model, tmp_path / "out", LatentDataConfig(num_workers=0, kinds=kinds), 6, 1, device="cpu")
+    source = LatentSource(tmp_path / "out", 0, 16, 1)
+    for shard, key in source.training:
+        metadata = shard.json(key, "about")["metadata"]
+        assert {layer["kind"] for layer in metadata["layers"]} & set(kinds)
+        assert len(set(metadata["prompts"])) > 8
+    assert source.index.origin["kinds"] == list(kinds)
+    prompts = {source.draw(index)[0]["prompt"] for index in range(60)}
+    assert len(prompts) > 20
+
+
+def test_several_folders_are_one_source(model: Path, encoded: Path, tmp_path: Path) -> None:
+    command.main(model, tmp_path / "more", LatentDataConfig(num_workers=0, kinds=("clock",)), 3, 0, device="cpu")
+    one, both = LatentSource(encoded, 0, 16, 8), LatentSource((encoded, tmp_path / "more"), 0, 16, 8)
+    assert len(both.training) == len(one.training) + 3
+    assert [key for _, key in both.validation] == [key for _, key in one.validation]
+    lengths = {both.draw(index)[0]["seconds_total"] for index in range(len(both.training))}
+    assert len(lengths) == len(both.training)  # each once in a pass
+    index = LatentIndex.load(tmp_path / "more")
+    dataclasses.replace(index, origin=index.origin | {"vae": "another"}).save(tmp_path / "more")
+    with pytest.raises(ValueError, match="latents of different autoencoders"):
+        LatentSource((encoded, tmp_path / "more"), 0, 16, 8)

@@ -69,6 +69,24 @@ def test_uniform_t_covers_the_axis_evenly():
     assert (histogram - 0.1).abs().max() < 0.015
 
 
+def test_shift_leans_the_one_level_towards_noise_and_keeps_its_strata():
+    even = draw(batch=50, **only("uniform")).t[:, 0]
+    leaning = draw(batch=50, **only("uniform", shift=9.0)).t[:, 0]
+    assert int((leaning > 0.9).sum()) == 25
+    log_odds = [torch.logit(t.double()) for t in (even, leaning)]
+    assert torch.allclose(log_odds[1] - log_odds[0], torch.tensor(9.0).double().log().expand(50), atol=1e-4)
+
+
+def test_shift_leans_filling_queues_towards_their_beginning():
+    empty = {}
+    for factor in (1.0, 4.0):
+        levels = draw(batch=2000, **only("preroll", shift=factor, focuses=("equal",), micro_steps=1))
+        growing = (~levels.present).any(dim=1) & (levels.t[:, 0] > 0.05)  # without context
+        empty[factor] = (levels.present[growing].sum(dim=1) == 16).float().mean()
+    assert empty[1.0] == pytest.approx(1 / 9, abs=0.04)  # the tenth is full and hides nothing
+    assert empty[4.0] == pytest.approx((1 - 0.9 / (4 - 3 * 0.9)) / (1 - 0.1 / (4 - 3 * 0.1)), abs=0.06)
+
+
 def queue_of(levels: NoiseLevels, index: int) -> torch.Tensor:
     return levels.t[index][levels.loss_mask[index]]
 
@@ -216,6 +234,7 @@ def test_zero_share_never_appears():
         ({"ramp": -0.1}, "shares must not be negative"),
         ({"num_chunks": 0}, "num_chunks >= 1"),
         ({"context_max_t": 1.0}, r"context_max_t must be in \[0, 1\), got 1.0"),
+        ({"shift": 0.5}, "shift must be at least 1, got 0.5"),
         ({"splice": 1.5}, r"splice must be in \[0, 1\], got 1.5"),
         ({"focuses": ()}, "needs a focus"),
     ],

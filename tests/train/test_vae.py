@@ -288,6 +288,7 @@ def test_a_checkpoint_that_does_not_fit_lists_every_kind_of_difference(tmp_path:
         (["--trainer.accumulate_grad_batches", "2"], "cannot accumulate gradients"),
         (["--model.hop_length", "512"], "multiply to the hop length 512"),
         (["--init_from", "nowhere"], "no model in nowhere"),
+        (["--train", "tones"], "--train tones needs a trained autoencoder"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(options, message: str, tmp_path: Path, capsys):
