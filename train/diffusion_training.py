@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +33,7 @@ from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet
 from models.vae import Posterior
 from train.ema import ema_of
-from train.gap import level_losses
+from train.gap import level_losses, prompt_share
 from train.muon import Muon
 from train.noise_levels import NoiseLevelConfig, sample_noise_levels, splice
 from train.sharding import shard, whole_norm, whole_weights
@@ -228,15 +229,14 @@ class DiffusionTraining(LightningModule):
         generators = step_generators(VALIDATION_SEED, batch_idx, len(batch["prompt"]), self.global_rank)
         latents, frame_mask = self._latents(batch, generators)
         noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
-        conditioning = self._condition(batch, cast(Conditioner, self.conditioner_ema.module))
-        unet = cast(UNet, self.unet_ema.module)
-        losses = level_losses(
-            lambda x, t: unet(x, t, conditioning.context, conditioning.context_mask, frame_mask),
-            latents,
-            noise,
-            torch.ones(latents.shape[::2], dtype=torch.bool) if frame_mask is None else frame_mask.cpu(),
-            self.noise.mixture,
+        conditioner, unet = cast(Conditioner, self.conditioner_ema.module), cast(UNet, self.unet_ema.module)
+        prompted, unprompted = (
+            partial(unet, context=given.context, context_mask=given.context_mask, frame_mask=frame_mask)
+            for given in (self._condition(batch, conditioner), conditioner.null(len(latents)))
         )
+        real = torch.ones(latents.shape[::2], dtype=torch.bool) if frame_mask is None else frame_mask.cpu()
+        losses = level_losses(prompted, latents, noise, real, self.noise.mixture)
+        losses["prompt"] = prompt_share(prompted, unprompted, latents, noise, real)
         self.log_dict({f"val/{k}": v for k, v in losses.items()}, batch_size=len(latents), sync_dist=True)
         self.log("val_loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(latents), sync_dist=True)
 

@@ -15,7 +15,7 @@ from data.clips import LatentDataConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
-from train.gap import level_losses
+from train.gap import level_losses, prompt_share
 from train.noise_levels import NoiseLevelConfig
 from train.trainer import step_generators
 
@@ -174,3 +174,20 @@ def test_gap_is_one_for_a_denoiser_that_looks_at_its_own_frame_alone():
 
     assert level_losses(frame_wise, latents, noise, mask, queue)["gap"].item() == pytest.approx(1.0, abs=1e-5)
     assert level_losses(worse_where_levels_differ, latents, noise, mask, queue)["gap"].item() > 1.1
+
+
+def test_prompt_share_is_what_the_prompt_explains_of_the_variance():
+    generator = torch.Generator().manual_seed(0)
+    told, untold, noise = (torch.randn(8, 64, 32, generator=generator) for _ in range(3))
+    mask = torch.arange(32).expand(8, 32) < 20
+    latents = told * 0.6 + untold * 0.8
+
+    def prompted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(x, noise)
+        return -0.6 * told  # at pure noise v is minus the latents
+
+    def unprompted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+    assert prompt_share(prompted, unprompted, latents, noise, mask).item() == pytest.approx(0.36, abs=0.02)
+    assert prompt_share(unprompted, unprompted, latents, noise, mask).item() == 0.0
