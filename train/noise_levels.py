@@ -148,7 +148,7 @@ def sample_noise_levels(
 
 
 def shift(position: Tensor, factor: float) -> Tensor:
-    """Lean times, 0 ... 1, towards noise: factor t / (1 + (factor - 1) t); half of them end above factor / (factor + 1).
+    """Lean times, 0 ... 1, towards noise: factor t / (1 + (factor - 1) t); half end above factor / (factor + 1).
 
     Source: Esser et al. 2024 (Stable Diffusion 3), section 5.3.2.
     """

@@ -184,10 +184,11 @@ def test_prompt_share_is_what_the_prompt_explains_of_the_variance():
 
     def prompted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         assert torch.equal(x, noise)
+        assert (t == 1).all()
         return -0.6 * told  # at pure noise v is minus the latents
 
     def unprompted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x) * t[:, None]
 
     assert prompt_share(prompted, unprompted, latents, noise, mask).item() == pytest.approx(0.36, abs=0.02)
     assert prompt_share(unprompted, unprompted, latents, noise, mask).item() == 0.0
