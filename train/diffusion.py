@@ -4,6 +4,8 @@ What is computed is in `train.diffusion_training`; this is the command around it
 """
 
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.cli import run
@@ -19,7 +21,14 @@ from train.trainer import TrainerConfig, fit, seed_run
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/diffusion.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs"
+DEFAULT_CONFIG, FINETUNE_CONFIG = CONFIGS / "demo/diffusion.yaml", CONFIGS / "finetune/diffusion.yaml"
+
+
+def default_config(arguments: Sequence[str]) -> Path:
+    """Return what applies without `--config`: fewer and smaller steps where a trained model is gone on from."""
+    is_tuning = any(argument.split("=")[0] == "--init_from" for argument in arguments)
+    return FINETUNE_CONFIG if is_tuning else DEFAULT_CONFIG
 
 
 def check_latents(folders: tuple[str, ...] | str, vae: VAE) -> None:
@@ -47,6 +56,8 @@ def main(
     activation_checkpointing: bool = False,
 ) -> None:
     """Train the U-Net on pre-encoded latents, on a folder of audio or on the procedural corpus.
+
+    Without `--config`, configs/demo/diffusion.yaml applies; with `--init_from` it is configs/finetune/diffusion.yaml.
 
     Args:
         model: sizes of the U-Net and what conditions it.
@@ -88,4 +99,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main, DEFAULT_CONFIG)
+    run(main, default_config(sys.argv[1:]))

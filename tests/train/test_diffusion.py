@@ -11,9 +11,11 @@ import torch
 
 from data import latent_statistics
 from data.audio_writer import write_audio
+from data.cli import run
 from data.clips import LatentDataConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
+from train.diffusion import DEFAULT_CONFIG, FINETUNE_CONFIG, default_config, main
 from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
 from train.gap import level_losses, prompt_share
 from train.noise_levels import NoiseLevelConfig
@@ -93,6 +95,18 @@ def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path)
     tuned = TextToAudio.load(folder / "export")
     for key, value in start.unet.state_dict().items():
         torch.testing.assert_close(tuned.unet.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_going_on_has_a_configuration_of_its_own(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture):
+    assert default_config(["--run", "runs/x"]) == DEFAULT_CONFIG
+    for given in (["--init_from", "model"], ["--run", "runs/x", "--init_from=model"]):
+        assert default_config(given) == FINETUNE_CONFIG
+    options = ["--config", str(FINETUNE_CONFIG), "--init_from", str(tiny_run / "export")]
+    options += ["--run", str(tmp_path / "run"), "--demo.prompts", "[]"]
+    small = ["--data.crop_samples", "32768", "--data.batch_size", "2", "--data.num_workers", "0"]
+    small += ["--trainer.max_steps", "1", "--trainer.validation_batches", "0"]
+    run(main, argv=[*options, *small])
+    assert TextToAudio.load(tmp_path / "run/export").config.window_frames == 32  # the model's own
 
 
 def test_fine_tuning_warns_of_latents_unlike_the_models(
