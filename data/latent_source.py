@@ -86,7 +86,7 @@ class LatentSource:
     An item has latents (channels, crop_frames) float32, a fresh sample of the posterior; frame_mask (crop_frames,)
     bool, False where a clip shorter than the crop was filled up with the latents of silence; prompt; seconds_start of
     the crop in its clip and seconds_total of the clip. The clips of all folders come in an order shuffled anew for
-    every pass.
+    every pass; those of a folder that is named twice come twice.
 
     Raises:
         FileNotFoundError: no folder of latents, or shards are missing.
@@ -99,15 +99,17 @@ class LatentSource:
         folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
         self.seed = seed
         self.crop_frames = crop_frames
-        indices = {folder: LatentIndex.load(folder) for folder in folders}
-        self.index = indices[folders[0]]
-        for folder, index in indices.items():
+        indices = [LatentIndex.load(folder) for folder in folders]
+        self.index = indices[0]
+        self.training: list[tuple[Shard, str]] = []
+        self.validation: list[tuple[Shard, str]] = []
+        for folder, index in zip(folders, indices, strict=True):
             if index.origin["vae"] != self.index.origin["vae"]:
                 raise ValueError(f"{folder} and {folders[0]} hold latents of different autoencoders: encode one anew")
-        self.training = [clip for folder in indices for clip in open_shards(folder, indices[folder], "train")]
+            self.training += open_shards(folder, index, "train")
+            self.validation += open_shards(folder, index, "validation")
         if not self.training:
             raise ValueError(f"{' and '.join(map(str, folders))} holds no training clips")
-        self.validation = [clip for folder in indices for clip in open_shards(folder, indices[folder], "validation")]
         self.num_validation = num_validation if self.validation else 0
         self._silence = np.array([self.index.silence_mean, self.index.silence_std], np.float32)  # (2, channels)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))

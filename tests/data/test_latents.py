@@ -246,6 +246,7 @@ def test_several_folders_are_one_source(model: Path, encoded: Path, tmp_path: Pa
     assert [key for _, key in both.validation] == [key for _, key in one.validation]
     lengths = {both.draw(index)[0]["seconds_total"] for index in range(len(both.training))}
     assert len(lengths) == len(both.training)  # each once in a pass
+    assert len(LatentSource((encoded, tmp_path / "more", tmp_path / "more"), 0, 16, 8).training) == len(lengths) + 3
     index = LatentIndex.load(tmp_path / "more")
     dataclasses.replace(index, origin=index.origin | {"vae": "another"}).save(tmp_path / "more")
     with pytest.raises(ValueError, match="latents of different autoencoders"):
