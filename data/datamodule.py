@@ -30,8 +30,8 @@ class DataConfig:
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus, drawn on the fly."""
     latents: tuple[str, ...] | str | None = None
-    """A folder of latent shards written by `python -m data.latents`, or a list of them, in which one may be named twice to
-    weigh twice (diffusion training)."""
+    """A folder of latent shards written by `python -m data.latents`, or a list of them, where one named twice weighs
+    twice (diffusion training)."""
     crop_samples: int = 65_536
     """Length of a training crop of audio (samples)."""
     crop_frames: int = 256
