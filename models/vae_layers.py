@@ -276,7 +276,7 @@ class ShapedTones(ShapedBands):
 
     def carriers(self, start: int, length: int) -> Tensor:
         steps = torch.arange(start, start + length, dtype=torch.float64)
-        spread = 0.618 * torch.arange(self.num_bands, dtype=torch.float64)  # or all tones peak together
+        spread = 0.618 * torch.arange(self.num_bands, dtype=torch.float64).square()  # or they peak together, or chirp
         phases = 2 * math.pi * ((self.cycles[:, None] * steps + spread[:, None]) % 1)  # (tones, length)
         return torch.stack((phases.cos(), phases.sin()))[None]
 

@@ -11,6 +11,7 @@ from models.discriminator import Discriminator, DiscriminatorConfig
 from models.vae import VAE, Posterior, VAEConfig
 from models.vae_layers import (
     ShapedBands,
+    ShapedTones,
     band_levels,
     fixed_noise,
     lapped_transform,
@@ -257,3 +258,11 @@ def test_a_shaped_tone_is_one_endless_sine_at_its_frequency():
 def test_band_levels_need_a_stem():
     with pytest.raises(ValueError, match="stem_stride must be a multiple of 4, got 1"):
         dataclasses.replace(SMALL, band_levels=True)
+
+
+def test_tones_begin_neither_together_nor_one_after_the_other():
+    cycles = 1024 / 44_100 * quarter_tones_hz(44_100)
+    cosine, sine = ShapedTones(2, cycles, 1).carriers(0, 1)[0, ..., 0]
+    starts = torch.atan2(sine, cosine) / (2 * math.pi) % 1
+    for phases in (starts, starts.diff() % 1):  # steps from tone to tone that are all alike make a chirp
+        assert (torch.histc(phases, bins=4, min=0, max=1) / len(phases) - 0.25).abs().max() < 0.08
