@@ -199,7 +199,8 @@ def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -
         chunks_of_context = _integer(0, 1, generator) * _integer(
             0, config.context_frames // config.chunk_frames, generator
         )
-        lag = int(config.num_chunks * shift(torch.rand((), generator=generator), config.shift))
+        place = shift(torch.rand((), generator=generator), config.shift)  # may round to 1
+        lag = min(int(config.num_chunks * place), config.num_chunks - 1)
         is_growing = bool(_integer(0, 1, generator))
         return _Queue(chunks_of_context * config.chunk_frames, lag, is_growing)
     chunks_left = _integer(1, min(config.num_chunks, max(1, frames // config.chunk_frames)), generator)

@@ -87,6 +87,12 @@ def test_shift_leans_filling_queues_towards_their_beginning():
     assert empty[4.0] == pytest.approx((1 - 0.9 / (4 - 3 * 0.9)) / (1 - 0.1 / (4 - 3 * 0.1)), abs=0.06)
 
 
+def test_a_queue_that_begins_has_a_chunk_however_far_the_draw_leans():
+    levels = draw(batch=400, **only("preroll", shift=1e9))
+    assert levels.present.any(dim=1).all()
+    assert levels.loss_mask.any(dim=1).all()
+
+
 def queue_of(levels: NoiseLevels, index: int) -> torch.Tensor:
     return levels.t[index][levels.loss_mask[index]]
 
