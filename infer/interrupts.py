@@ -54,6 +54,11 @@ class Interrupts:
             self._is_held = False
         self.pass_on()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a signal is held back."""
+        return self._waiting is not None
+
     def pass_on(self) -> None:
         """Raise what was held back so far."""
         number, self._waiting = self._waiting, None

@@ -7,7 +7,6 @@ counts the steps of every optimiser.
 import contextlib
 import logging
 import os
-import signal
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,7 +15,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm import tqdm
 
@@ -111,8 +109,8 @@ class ResumeCheckpoint(Callback):
         self.folder = folder
         self.every_steps = every_steps
         self.saved_at = -1
-        # Ctrl-C waits for the step's end, so that what is saved goes on exactly. SIGTERM is Lightning's own.
-        self._interrupts = Interrupts((signal.SIGINT,), "interrupted: the step is finished first")
+        # Both wait for the step's end, so that what is saved goes on exactly.
+        self._interrupts = Interrupts(notice="told to stop: the step is finished first")
         self._entered = contextlib.ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,7 +122,7 @@ class ResumeCheckpoint(Callback):
     ) -> None:
         if _steps(pl_module) % self.every_steps == 0:
             self._save(trainer, _steps(pl_module))
-        self._interrupts.pass_on()
+        self._stop_together(trainer)
 
     def on_validation_batch_end(
         self,
@@ -135,18 +133,24 @@ class ResumeCheckpoint(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._interrupts.pass_on()
+        self._stop_together(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, _steps(pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and _steps(pl_module) > 0:
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and _steps(pl_module) > 0:
             self._save(trainer, _steps(pl_module))
             logger.info("saved step %d, continue with --resume last", self.saved_at)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._entered.close()
+
+    def _stop_together(self, trainer: Trainer) -> None:
+        """Stop every process after the same step, whichever was told: they wait for each other in the save."""
+        if trainer.strategy.reduce_boolean_decision(self._interrupts.is_waiting, all=False):
+            self._interrupts.pass_on()
+            raise KeyboardInterrupt("another process was told to stop")
 
     def _save(self, trainer: Trainer, steps: int) -> None:
         if steps == self.saved_at:

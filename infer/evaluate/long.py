@@ -9,7 +9,6 @@ memory. Real clips of the same sounds stand beside it.
 import dataclasses
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from infer.evaluate.long_measures import (
     measure_course,
     measure_joins,
     measure_latent_joins,
+    measure_times,
     window_embedder,
 )
 from infer.evaluate.report import write_report
@@ -159,19 +159,18 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.unfinished.flac")
     reset_peak_memory(model.device)
-    start, first, num_samples = time.perf_counter(), math.nan, 0
+    times, num_samples = [time.perf_counter()], 0
     with AudioWriter(unfinished) as writer:
         for piece in stream:
-            if piece.shape[-1] and math.isnan(first):
-                first = time.perf_counter() - start
+            times.append(time.perf_counter())
             writer.write(piece)
             num_samples += piece.shape[-1]
     notes = {
-        "real-time factor": (time.perf_counter() - start) * SAMPLE_RATE / max(num_samples, 1),
-        "first sound (s)": first,
+        "real-time factor": (time.perf_counter() - times[0]) * SAMPLE_RATE / max(num_samples, 1),
+        "control latency (s of sound)": stream.lead_seconds,
         "peak memory (MiB)": peak_memory(model.device) / 2**20,
     }
-    notes |= measure_latent_joins(chunks)
+    notes |= measure_times(times) | measure_latent_joins(chunks)
     unfinished.replace(path)
     beside.write_text(json.dumps(notes))
     return Played(path=path, chunk_seconds=chunk_seconds, notes=notes)

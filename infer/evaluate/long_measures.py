@@ -37,6 +37,10 @@ BETTER: dict[str, Better] = {
     "text cosine, slope per minute": "higher",
     "real-time factor": "lower",
     "first sound (s)": "lower",
+    "chunk time, median (s)": "lower",
+    "chunk time, 95th percentile (s)": "lower",
+    "chunk time, 99th percentile (s)": "lower",
+    "control latency (s of sound)": "lower",
     "peak memory (MiB)": "lower",
 }
 
@@ -86,6 +90,18 @@ def measure_latent_joins(chunks: list[Tensor]) -> dict[str, float]:
         return {}
     joins = torch.arange(1, len(chunks)) * frames - 1
     return {"seam latents (effect)": seam_effect(latent_steps(torch.cat(chunks, dim=-1)), joins, reach=0).effect}
+
+
+def measure_times(times: list[float]) -> dict[str, float]:
+    """Time until the first sound and times of the chunks after it, from the clock at the start and at each piece."""
+    if len(times) < 2:
+        return {}
+    measured = {"first sound (s)": times[1] - times[0]}
+    if len(times) > 2:
+        chunks = torch.tensor(times[1:], dtype=torch.float64).diff()
+        for name, share in (("median", 0.5), ("95th percentile", 0.95), ("99th percentile", 0.99)):
+            measured[f"chunk time, {name} (s)"] = float(chunks.quantile(share))
+    return measured
 
 
 def measure_course(sound: Sound) -> dict[str, float]:

@@ -2,8 +2,11 @@
 
 import csv
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,12 +31,18 @@ def losses(folder: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file) if row[column]]
 
 
-def train_on_two(name: str, folder: Path, *options: str, strategy: str = "ddp") -> Path:
+def start_two(name: str, folder: Path, *options: str, strategy: str = "ddp") -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", f"train.{name}", "--config", str(CONFIGS / f"{name}.yaml"), "--run", str(folder)]
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", strategy]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, *devices, *options], capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr[-3000:]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, *devices, *options], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def train_on_two(name: str, folder: Path, *options: str, strategy: str = "ddp") -> Path:
+    process = start_two(name, folder, *options, strategy=strategy)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors[-3000:]
     return folder
 
 
@@ -60,3 +69,24 @@ def test_two_processes_equal_one(name: str, strategy: str, variant: str, tmp_pat
     moved = torch.cat([(ours[key] - initial[key]).flatten() for key in keys])
     apart = torch.cat([(ours[key] - theirs[key]).flatten() for key in keys])
     assert float(apart.norm()) < TOLERANCE[name] * float(moved.norm())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_one_of_two_processes_stops_both_after_a_whole_step(tmp_path: Path, number: int):
+    """A process that stopped alone would wait for the other one for ever."""
+    process = start_two("vae", tmp_path, "--trainer.max_steps", "100000", "--trainer.checkpoint_every_steps", "1")
+    try:
+        end = time.monotonic() + 120
+        while not (tmp_path / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode in (130, 143)
+    assert "Traceback" not in errors
+    saved = re.search(r"saved step (\d+), continue with --resume last", errors)
+    assert saved
+    train("vae", tmp_path, "--resume", "last", "--trainer.max_steps", str(int(saved[1]) + 1))

@@ -69,6 +69,19 @@ def test_measured_stream():
     assert not any(name.startswith("seam") for name in long_measures.measure_joins(noise, 0.02))
 
 
+def test_times_of_chunks():
+    """A first sound after 2 s, then 100 chunks of 0.1 s but for three of 0.5 s and one of 1 s."""
+    steps = [2.0] + [0.1] * 48 + [0.5] * 3 + [1.0] + [0.1] * 48
+    times = [5.0 + sum(steps[:k]) for k in range(len(steps) + 1)]
+    measured = long_measures.measure_times(times)
+    assert measured["first sound (s)"] == pytest.approx(2)
+    assert measured["chunk time, median (s)"] == pytest.approx(0.1)
+    assert measured["chunk time, 95th percentile (s)"] == pytest.approx(0.1)
+    assert measured["chunk time, 99th percentile (s)"] == pytest.approx(0.505)
+    assert set(long_measures.measure_times(times[:2])) == {"first sound (s)"}
+    assert not long_measures.measure_times(times[:1])
+
+
 def test_seams_of_latents():
     """Chunks that know nothing of each other, and the same frames cut where nothing happens."""
     walk = torch.randn(4, 20 * 16, generator=torch.Generator().manual_seed(1)).cumsum(dim=1) * 0.1
