@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,8 +23,16 @@ FETCH = {
     "panns": "Cnn14_16k_mAP=0.438.pth of Zenodo record 3987831",
     "vggish": "vggish-10086976.pth of the release v0.1 of harritaylor/torchvggish on GitHub",
 }
-FRONT_ENDS = ("spectrogram_extractor.", "logmel_extractor.", "pproc.")
+FRONT_ENDS = ("spectrogram_extractor.", "logmel_extractor.", "pproc.", "speclayer.")
 """Constants that published files hold beside the weights; here they are computed."""
+SAFE_GLOBALS = [
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 wrote it
+    (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Int64DType,
+]
+"""Plain arrays, such as the state of the sampler that PANNs' file holds beside the weights."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -44,7 +54,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - pickle raises anything
         raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}): fetch it again") from None
     if not isinstance(state, dict):

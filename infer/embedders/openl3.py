@@ -1,7 +1,8 @@
 """OpenL3, a convolutional network trained on whether sound and picture belong together; mel 256, 512 values, music.
 
 Parameters are named as in torchopenl3's weights. windows (batch, 2, 48,000) at 48 kHz: left and right are embedded
-apart and joined, 1,024 values.
+apart and joined, 1,024 values. The spectrogram is that of openl3 0.4, which FDopenl3 was published with; torchopenl3
+has that of 0.3 (HTK's mel scale, mel of the power, padded on both sides), which moves embeddings by a tenth.
 
 Source: Cramer et al. 2019; preprocessing of FDopenl3: Evans et al. 2024 (1 s windows every 0.5 s, peak -1 dB).
 """
@@ -40,7 +41,7 @@ class OpenL3(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the lowest bands are narrower than a bin and stay empty, as published
             bank = torchaudio.functional.melscale_fbanks(
-                FFT_SIZE // 2 + 1, 0.0, 24_000.0, NUM_MELS, 48_000, norm="slaney", mel_scale="htk"
+                FFT_SIZE // 2 + 1, 0.0, 24_000.0, NUM_MELS, 48_000, norm="slaney", mel_scale="slaney"
             )
         self.register_buffer("bank", bank.T.contiguous(), persistent=False)  # (mels, bins)
         self.register_buffer("window", torch.hann_window(FFT_SIZE), persistent=False)
@@ -59,12 +60,12 @@ class OpenL3(nn.Module):
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Mel amplitudes in dB under the loudest one of each window: (batch, 1, mels, 199)."""
-        padding = FFT_SIZE - audio.shape[-1] % HOP_SIZE
-        padded = F.pad(audio, (padding // 2, padding - padding // 2))
+        num_frames = -(-audio.shape[-1] // HOP_SIZE)
+        padded = F.pad(audio, (0, (num_frames - 1) * HOP_SIZE + FFT_SIZE - audio.shape[-1]))
         spectrum = torch.stft(
             padded, FFT_SIZE, HOP_SIZE, window=self.get_buffer("window"), center=False, return_complex=True
         )
-        amplitude = (self.get_buffer("bank") @ spectrum.abs().square()).sqrt()
+        amplitude = self.get_buffer("bank") @ spectrum.abs()
         level_db = 10 * amplitude.clamp_min(1e-10).log10()
         level_db = level_db - level_db.amax(dim=(1, 2), keepdim=True)
         return level_db.clamp_min(-DYNAMIC_RANGE_DB)[:, None]

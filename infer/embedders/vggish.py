@@ -2,7 +2,8 @@
 
 Parameters are named as in torchvggish's weights. windows (batch, 1, 15,600) at 16 kHz.
 
-Source: Hershey et al. 2017; as in the Fréchet audio distance, Kilgour et al. 2019 (without the PCA of its release).
+Source: Hershey et al. 2017; preprocessing of the AudioLDM metrics: Liu et al. 2023 (first channel, mean removed;
+neither the PCA nor the last ReLU of the release).
 """
 
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 
 from infer.embedders.embedder import Embedded, Preprocessing
 
-PREPROCESSING = Preprocessing(sample_rate=16_000, window_seconds=0.975, hop_seconds=0.96, keep_rest=False)
+PREPROCESSING = Preprocessing(
+    sample_rate=16_000,
+    channels="first",
+    remove_mean=True,
+    least_seconds=2.0,
+    window_seconds=0.975,
+    hop_seconds=0.96,
+    keep_rest=False,
+)
 WINDOW_SIZE, HOP_SIZE, FFT_SIZE, NUM_MELS = 400, 160, 512, 64
 LOWEST_HZ, HIGHEST_HZ = 125.0, 7500.0
 LAYERS = (1, "pool", 2, "pool", 4, 4, "pool", 8, 8, "pool")
@@ -58,7 +67,6 @@ class Vggish(nn.Module):
             nn.Linear(hidden, hidden),
             nn.ReLU(),
             nn.Linear(hidden, out),
-            nn.ReLU(),
         )
         self.register_buffer("bank", mel_bank(), persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW_SIZE), persistent=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 import torchaudio
@@ -98,11 +99,24 @@ def test_openl3():
 
 def test_openl3_spectrogram_of_a_tone():
     net = OpenL3(width=1)
-    level_db = net.spectrogram(torch.sin(2 * math.pi * 3000 * torch.arange(48_000) / 48_000)[None])[0, 0]
-    mel = 2595 * math.log10(1 + 3000 / 700) / (2595 * math.log10(1 + 24_000 / 700)) * 257 - 1
-    assert float(level_db[:, 100].argmax()) == pytest.approx(mel, abs=1)
+    tone = torch.sin(2 * math.pi * 3000 * torch.arange(48_000) / 48_000)[None]
+    level_db = net.spectrogram(tone)[0, 0]
+    slaney = {hz: 15 + 27 * math.log(hz / 1000) / math.log(6.4) for hz in (3000, 24_000)}
+    assert float(level_db[:, 100].argmax()) == pytest.approx(slaney[3000] / slaney[24_000] * 257 - 1, abs=1)
     assert float(level_db.max()) == 0
     assert float(level_db.min()) == -80
+
+
+@pytest.mark.parity
+def test_openl3_spectrogram_agrees_with_torchaudio():
+    """Mel of the magnitude, as kapre has it since 0.3, with zeros after the end alone."""
+    reference = torchaudio.transforms.MelSpectrogram(
+        48_000, 2048, hop_length=242, n_mels=256, power=1.0, center=False, norm="slaney", mel_scale="slaney"
+    )
+    audio = noise(1, 48_000)
+    amplitude = reference(torch.nn.functional.pad(audio, (0, 2048)))[..., :199].clamp_min(1e-10)
+    expected = (10 * (amplitude / amplitude.amax()).log10()).clamp_min(-80)
+    torch.testing.assert_close(OpenL3(width=1).spectrogram(audio)[:, 0], expected, rtol=1e-3, atol=1e-2)
 
 
 def test_panns():
@@ -223,9 +237,25 @@ def test_the_models_text_tower_is_no_clap(tiny_folder: Path):
         load_embedder("clap", str(tiny_folder))
 
 
-def test_front_ends_in_published_files_are_left_out(tmp_path: Path):
+@pytest.mark.parametrize(
+    "name", ["spectrogram_extractor.stft.conv_real.weight", "speclayer.mel_basis", "logmel_extractor.melW"]
+)
+def test_front_ends_in_published_files_are_left_out(tmp_path: Path, name: str):
     net = Cnn14(width=1, num_classes=3)
-    state = dict(net.state_dict()) | {"spectrogram_extractor.stft.conv_real.weight": torch.zeros(1)}
-    torch.save({"model": state}, tmp_path / "cnn.pth")
+    torch.save({"model": dict(net.state_dict()) | {name: torch.zeros(1)}}, tmp_path / "cnn.pth")
     loaded = read_weights(tmp_path / "cnn.pth")
     assert set(loaded) == set(net.state_dict())
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_arrays_beside_the_weights_are_no_hindrance(tmp_path: Path, module: bytes):
+    """PANNs' file holds the state of its sampler, int64 arrays that numpy 1 pickled."""
+    path = tmp_path / "cnn.pth"
+    sampler = {"indexes": np.arange(3), "pointer": 1}
+    torch.save(
+        {"iteration": 1, "model": {"bn0.weight": torch.ones(64)}, "sampler": sampler},
+        path,
+        _use_new_zipfile_serialization=False,
+    )
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", module))
+    assert list(read_weights(path)) == ["bn0.weight"]
