@@ -94,6 +94,7 @@ def _parts(base: StreamConfig) -> dict[str, StreamConfig]:
         "eta 0.3": replace(queue, sampler="dpmpp_2m_sde", eta=0.3),
         "focus initial": replace(queue, focus="initial"),
         "focus last": replace(queue, focus="last"),
+        f"focus last, P {3 * queue.factor:g}": replace(queue, focus="last", factor=3 * queue.factor),
         "first order": replace(queue, sampler="ddim", eta=0.0),
     }
     return {"as configured": base} | {label: replace(base, fifo=fifo) for label, fifo in changed.items()}
