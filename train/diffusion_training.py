@@ -67,7 +67,7 @@ class DiffusionOptimiserConfig:
     padding_in_loss: bool = False
     """Whether to train on the silence behind a clip's end too; otherwise it is hidden from the network."""
     finish_steps: int = 0
-    """Last steps that are spent on `finish_noise` alone."""
+    """Last steps that are spent on `noise.finish` alone."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
