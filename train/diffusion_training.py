@@ -66,14 +66,14 @@ class DiffusionOptimiserConfig:
     """Share of crops from the inside of a piece whose timing becomes unknown, text kept: an endless stream's case."""
     padding_in_loss: bool = False
     """Whether to train on the silence behind a clip's end too; otherwise it is hidden from the network."""
-    finish_steps: int = 0
-    """Last steps that are spent on `noise.finish` alone."""
+    finish_share: float = 0.0
+    """Share of the steps, the last ones, that is spent on `noise.finish` alone."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         if self.name not in ("adamw", "muon"):
             raise ValueError(f"optimiser.name must be adamw or muon, got {self.name!r}")
-        for name in ("condition_dropout", "timing_dropout", "final_share"):
+        for name in ("condition_dropout", "timing_dropout", "final_share", "finish_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
 
@@ -96,7 +96,7 @@ class NoiseConfig:
     mixture: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
     """Noise levels of the training, and the queue that validation measures."""
     finish: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
-    """Noise levels of the last `optimiser.finish_steps` steps."""
+    """Noise levels of the last steps, `optimiser.finish_share` of all."""
 
 
 class DiffusionTraining(LightningModule):
@@ -187,7 +187,7 @@ class DiffusionTraining(LightningModule):
         shared = step_generator(self.seed, self.num_batches)
         self.num_batches += 1
         latents, frame_mask = self._latents(batch, generators)
-        finishing = self.num_steps - self.completed_steps <= self.optimiser.finish_steps
+        finishing = self.num_steps - self.completed_steps <= self.optimiser.finish_share * self.num_steps
         levels = sample_noise_levels(
             latents.shape[-1],
             shared,

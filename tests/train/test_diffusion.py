@@ -49,13 +49,13 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
 def test_resumed_training_equals_uninterrupted_training(
     tmp_path: Path, tiny_run: Path, tiny_parts: list[str], assert_same_weights
 ):
-    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--optimiser.finish_steps", "0", *tiny_parts)
+    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--optimiser.finish_share", "0", *tiny_parts)
     train("diffusion", tmp_path / "run", "--resume", "last", *tiny_parts)
     assert_same_weights(tmp_path / "run", tiny_run)
 
 
 def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str], assert_same_weights):
-    options = [*tiny_parts, "--optimiser.name", "muon", "--optimiser.finish_steps", "0"]
+    options = [*tiny_parts, "--optimiser.name", "muon", "--optimiser.finish_share", "0"]
     train("diffusion", tmp_path / "whole", *options, "--trainer.max_steps", "6")
     train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "3")
     train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "6", "--resume", "last")
@@ -80,7 +80,7 @@ def test_an_optimiser_that_cannot_be_is_one_line(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_takes_prompts_of_any_length(tmp_path: Path, tiny_parts: list[str]):
-    options = ["--compile", "true", "--trainer.max_steps", "4", "--optimiser.finish_steps", "0"]
+    options = ["--compile", "true", "--trainer.max_steps", "4", "--optimiser.finish_share", "0"]
     folder = train("diffusion", tmp_path / "run", *options, *tiny_parts)
     with (folder / "csv/version_0/metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
