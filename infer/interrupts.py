@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,12 +21,10 @@ class Interrupts:
     the background) stay so, and outside of the main thread, where Python takes no signals, nothing is changed.
 
     Args:
-        signals: which of the two.
         notice: logged when one is held back.
     """
 
-    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS, notice: str = "") -> None:
-        self.signals = signals
+    def __init__(self, notice: str = "") -> None:
         self.notice = notice
         self._is_held = False
         self._waiting: int | None = None
@@ -34,7 +32,7 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
         return self

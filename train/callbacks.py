@@ -156,7 +156,7 @@ class ResumeCheckpoint(Callback):
         if steps == self.saved_at:
             return
         partial = self.folder / (RESUME_NAME + ".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
+        trainer.save_checkpoint(partial, weights_only=False)  # the optimisers' state too
         if trainer.is_global_zero:
             os.replace(partial, self.folder / RESUME_NAME)
         self.saved_at = steps

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core.multiarray import _reconstruct
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ FETCH = {
 }
 FRONT_ENDS = ("spectrogram_extractor.", "logmel_extractor.", "pproc.", "speclayer.")
 """Constants that published files hold beside the weights; here they are computed."""
+_reconstruct = np.zeros(0).__reduce__()[0]
 SAFE_GLOBALS = [
     (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 wrote it
     (_reconstruct, "numpy._core.multiarray._reconstruct"),

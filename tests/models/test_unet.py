@@ -48,7 +48,7 @@ def inputs(batch: int = 2, frames: int = 24, tokens: int = 5) -> dict[str, Tenso
     }
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
     """Compare; the noise time is embedded in float32 steps of the mask, everything else is double."""
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
@@ -66,7 +66,7 @@ def test_paper_size():
 def test_constant_t_per_frame_equals_scalar_t(norm: str, frames: int):
     unet, batch = build(norm=norm), inputs(frames=frames)
     expected = unet(**batch)
-    close(unet(**batch | {"t": batch["t"][:, None].expand(-1, frames)}), expected)
+    assert_close(unet(**batch | {"t": batch["t"][:, None].expand(-1, frames)}), expected)
 
 
 def test_t_of_one_frame_matters_there_first():
@@ -97,20 +97,20 @@ def test_padding_frames_do_not_reach_real_ones(norm: str, real: int):
     out = unet(**batch | {"t": t, "frame_mask": mask})
 
     alone = {name: value[:1] for name, value in batch.items()}
-    close(out[:1, :, :real], unet(**alone | {"latents": batch["latents"][:1, :, :real], "t": t[:1, :real]}))
+    assert_close(out[:1, :, :real], unet(**alone | {"latents": batch["latents"][:1, :, :real], "t": t[:1, :real]}))
 
     other = batch["latents"].clone()
     other[0, :, real:] = torch.nan
     other_t = t.clone()
     other_t[0, real:] = 0.9
     again = unet(**batch | {"latents": other, "t": other_t, "frame_mask": mask})
-    close(again[:1, :, :real], out[:1, :, :real], 1e-12)
-    close(again[1:], out[1:], 1e-12)
+    assert_close(again[:1, :, :real], out[:1, :, :real], 1e-12)
+    assert_close(again[1:], out[1:], 1e-12)
 
 
 def test_an_all_true_mask_changes_nothing():
     unet, batch = build(), inputs()
-    close(unet(**batch, frame_mask=torch.ones(2, 24, dtype=torch.bool)), unet(**batch))
+    assert_close(unet(**batch, frame_mask=torch.ones(2, 24, dtype=torch.bool)), unet(**batch))
 
 
 def test_masked_tokens_get_no_attention():
@@ -124,7 +124,7 @@ def test_masked_tokens_get_no_attention():
     assert (gradient[masked] == 0).all()
     assert (gradient[~masked].abs().sum(dim=-1) > 0).all()
 
-    close(unet(**{name: value[1:] for name, value in batch.items()} | {"context": batch["context"][1:, :2]}
+    assert_close(unet(**{name: value[1:] for name, value in batch.items()} | {"context": batch["context"][1:, :2]}
                  | {"context_mask": None}), out[1:])  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def test_a_sample_without_any_token_is_safe():
 def test_guidance_in_one_batch_equals_two_passes():
     unet, batch = build(), inputs()
     first, second = ({name: value[i : i + 1] for name, value in batch.items()} for i in range(2))
-    close(unet(**batch), torch.cat([unet(**first), unet(**second)]))
+    assert_close(unet(**batch), torch.cat([unet(**first), unet(**second)]))
 
 
 def test_checkpointing_gives_the_same_gradients():
@@ -176,7 +176,7 @@ def test_checkpointing_gives_the_same_gradients():
         gradients.append({name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == {name for name, _ in unet.named_parameters()}
     for name, gradient in gradients[0].items():
-        close(gradients[1][name], gradient, 1e-12)
+        assert_close(gradients[1][name], gradient, 1e-12)
 
 
 def test_checkpointing_keeps_less():
@@ -220,7 +220,7 @@ def test_compiles_to_one_graph(masked: bool):
     frame_mask = torch.arange(24) < torch.tensor([[24], [20]]) if masked else None
     t = torch.rand(2, 24, dtype=torch.float64)
     compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
-    close(compiled(**batch | {"t": t}, frame_mask=frame_mask), unet(**batch | {"t": t}, frame_mask=frame_mask))
+    assert_close(compiled(**batch | {"t": t}, frame_mask=frame_mask), unet(**batch | {"t": t}, frame_mask=frame_mask))
 
 
 @pytest.mark.parametrize(
@@ -260,5 +260,5 @@ def test_masked_group_norm_is_group_norm_of_the_real_frames():
     out = norm(x, torch.arange(20) < torch.tensor(lengths)[:, None, None])
     for index, length in enumerate(lengths[:2]):
         expected = torch.nn.functional.group_norm(x[index : index + 1, :, :length], 3, norm.weight, norm.bias)
-        close(out[index : index + 1, :, :length], expected)
+        assert_close(out[index : index + 1, :, :length], expected)
     assert out.isfinite().all()
