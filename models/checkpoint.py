@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -93,11 +92,41 @@ def load_part(folder: str | Path, name: str) -> tuple[dict[str, Any], dict[str, 
         raise FileNotFoundError(f"{folder} holds {len(files)} of {expected} weight files of part {name!r}")
     state: dict[str, Tensor] = {}
     for file in files:
-        try:
-            state |= load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is not a valid safetensors file ({error}), download or export it again") from None
+        state |= read_tensors(file)
     return config, {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read a weight file to the CPU: safetensors, or a pickled dictionary, of which nothing is run.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - pickle raises anything
+        kind = path.suffix.removeprefix(".") or "weight"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a valid {kind} file ({reason}), download or export it again") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
+    return state
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
@@ -157,11 +186,7 @@ def _part_files(folder: Path, name: str) -> list[Path]:
 
 
 def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / CONFIG_NAME
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    return read_json(folder / CONFIG_NAME)
 
 
 def _replace_atomically(path: Path, content: bytes) -> None:

@@ -3,16 +3,14 @@
 A model is a folder with `config.json`, `model.safetensors` (or its shards, or `pytorch_model.bin`) and tokenizer files.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-CONFIG_NAME = "config.json"
+from models.checkpoint import CONFIG_NAME, read_json, read_tensors
+
 _SAFETENSORS = "model*.safetensors"
 _PICKLED = "pytorch_model*.bin"
 _DESCRIPTIONS = ["*.json", "*.txt", "*.model"]
@@ -54,27 +52,24 @@ def read_pretrained(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
 
     Raises:
         FileNotFoundError: the folder has no configuration or no weights.
+        ValueError: a file is damaged.
     """
     folder = Path(folder)
     if not (folder / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"no {CONFIG_NAME} in {folder}")
-    config = json.loads((folder / CONFIG_NAME).read_text())
-    state: dict[str, Tensor] = {}
-    files = sorted(folder.glob(_SAFETENSORS))
-    for file in files:
-        state |= load_file(file)
-    if not files:
-        files = sorted(folder.glob(_PICKLED))
-        for file in files:
-            state |= torch.load(file, map_location="cpu", weights_only=True)
+    config = read_json(folder / CONFIG_NAME)
+    files = sorted(folder.glob(_SAFETENSORS)) or sorted(folder.glob(_PICKLED))
     if not files:
         raise FileNotFoundError(f"no weights in {folder}: expected model.safetensors (or its shards)")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= read_tensors(file)
     return config, state
 
 
 def _is_model_folder(source: str | Path) -> bool:
     path = Path(source) / CONFIG_NAME
-    return path.is_file() and "model_type" in json.loads(path.read_text())
+    return path.is_file() and "model_type" in read_json(path)
 
 
 def _is_hub_name(source: str | Path) -> bool:

@@ -72,7 +72,7 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.context)
 
-    def __getitem__(self, rows: slice) -> "Conditioning":
+    def __getitem__(self, rows: slice | Tensor) -> "Conditioning":
         """Take some of the batch."""
         return Conditioning(self.context[rows], self.context_mask[rows])
 

@@ -162,6 +162,7 @@ def benchmark_diffusion(
     if compile:
         network.unet.compile(dynamic=False)
     module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed=0)
+    module.num_tokens = NUM_TOKENS if compile else None
     inputs = {
         "latents": torch.randn(batch, channels, frames),
         "frame_mask": torch.ones(batch, frames, dtype=torch.bool),

@@ -3,6 +3,7 @@
 What is computed is in `train.diffusion_training`; this is the command around it.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def main(
         demo: prompts that are rendered as training goes.
         vae: checkpoint folder with the trained autoencoder.
         text_encoder: checkpoint folder with the trained text encoder.
-        init_from: checkpoint folder of a whole model to go on from; its sizes, VAE and text encoder replace the above.
+        init_from: checkpoint folder of a whole model to go on from; its sizes, VAE and text encoder replace the above,
+            and crops longer than its window make the window longer.
         run: folder for logs, demos, `last.ckpt` and the exported model in `export/`.
         seed: of initial weights, data order and noise.
         resume: "last", or a checkpoint's path.
@@ -82,6 +84,9 @@ def main(
         network = TextToAudio.load(init_from)
         network.unet.requires_grad_(True)
         network.conditioner.requires_grad_(True)
+        frames = data.crop_samples // network.vae.hop_length if data.latents is None else data.crop_frames
+        longest = max(frames, network.config.window_frames)
+        network.config = dataclasses.replace(network.config, window_frames=longest)
     else:
         network = TextToAudio(model, VAE.load(vae), TextEncoder.load(text_encoder))
     network.unet.activation_checkpointing = activation_checkpointing

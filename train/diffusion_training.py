@@ -35,7 +35,7 @@ from models.vae import Posterior
 from train.ema import ema_of
 from train.gap import level_losses, prompt_share
 from train.muon import Muon
-from train.noise_levels import NoiseLevelConfig, sample_noise_levels, splice
+from train.noise_levels import NoiseLevelConfig, crop, sample_noise_levels, splice
 from train.sharding import shard, whole_norm, whole_weights
 from train.trainer import step_generator, step_generators
 
@@ -64,8 +64,9 @@ class DiffusionOptimiserConfig:
     """Share of clips whose text and timing become the learned null sequence (classifier-free guidance)."""
     timing_dropout: float = 0.25
     """Share of crops from the inside of a piece whose timing becomes unknown, text kept: an endless stream's case."""
-    padding_in_loss: bool = False
-    """Whether to train on the silence behind a clip's end too; otherwise it is hidden from the network."""
+    padding_share: float = 0.0
+    """Share of the clips whose length is told that show the silence behind their end, in the loss too: how timing ends
+    a sound. From the others it is hidden. 1 is the paper's."""
     finish_share: float = 0.0
     """Share of the steps, the last ones, that is spent on `noise.finish` alone."""
 
@@ -73,7 +74,7 @@ class DiffusionOptimiserConfig:
         object.__setattr__(self, "betas", tuple(self.betas))
         if self.name not in ("adamw", "muon"):
             raise ValueError(f"optimiser.name must be adamw or muon, got {self.name!r}")
-        for name in ("condition_dropout", "timing_dropout", "final_share", "finish_share"):
+        for name in ("condition_dropout", "timing_dropout", "padding_share", "final_share", "finish_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
 
@@ -173,8 +174,7 @@ class DiffusionTraining(LightningModule):
         for index, batch in enumerate(self.trainer.datamodule.val_dataloader()):  # pyright: ignore
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             latents, frame_mask = self._latents(batch, step_generators(VALIDATION_SEED, index, len(batch["prompt"])))
-            real = latents.transpose(1, 2)[slice(None) if frame_mask is None else frame_mask]
-            real = real.reshape(-1, latents.shape[1]).T[None]  # (1, channels, frames)
+            real = latents.transpose(1, 2)[frame_mask].T[None]  # (1, channels, frames)
             moments.push(Posterior(real, torch.zeros_like(real)))
         if moments.num_frames:
             warn_of_drift(
@@ -196,24 +196,38 @@ class DiffusionTraining(LightningModule):
             rank=self.global_rank,
             num_ranks=self.trainer.world_size,
         )
+        latents, frame_mask, start = crop(latents, frame_mask, levels.window, generators)
         latents, frame_mask = splice(latents, frame_mask, levels.cut.to(latents.device))
         noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
-        conditioning = self._condition(batch, self.model.conditioner, generators, latents.shape[-1])
-        t = levels.t.to(latents)
-        shown = levels.present.to(latents.device)
-        frame_mask = shown if frame_mask is None else frame_mask & shown
-        prediction = self.model.unet(
-            add_noise(latents, noise, t), t, conditioning.context, conditioning.context_mask, frame_mask
-        )
+        conditioning, shows_padding = self._draw_conditioning(batch, generators, start, levels.window)
+        frame_mask = (frame_mask | shows_padding[:, None]) & levels.present.to(latents.device)
         counted = levels.loss_mask.to(latents.device) & frame_mask
-        with torch.autocast(self.device.type, enabled=False):
-            error = (prediction.float() - velocity(latents, noise, t)).square().mean(dim=1)  # (batch, frames)
-            # The mean over the frames of all ranks, whatever share of them this rank has.
-            num_counted = self.trainer.strategy.reduce(counted.sum().float(), reduce_op="mean")
-            loss = (error * counted).sum() / cast(Tensor, num_counted).clamp_min(1)
+        # The mean over the frames of all ranks, whatever share of them this rank has.
+        num_counted = cast(Tensor, self.trainer.strategy.reduce(counted.sum().float(), reduce_op="mean")).clamp_min(1)
+        t = levels.t.to(latents)
+        loss = latents.new_zeros(())
+        for rows, frames in self._groups(levels.window, latents.shape[-1]):
+            x, x_noise, x_t = (whole[rows, ..., :frames] for whole in (latents, noise, t))
+            given = conditioning[rows]
+            prediction = self.model.unet(
+                add_noise(x, x_noise, x_t), x_t, given.context, given.context_mask, frame_mask[rows, :frames]
+            )
+            with torch.autocast(self.device.type, enabled=False):
+                error = (prediction.float() - velocity(x, x_noise, x_t)).square().mean(dim=1)  # (rows, frames)
+                loss = loss + (error * counted[rows, :frames]).sum() / num_counted
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(latents))
         self.log("train/loss", loss.detach(), batch_size=len(latents))
         return loss
+
+    def _groups(self, window: Tensor, longest: int) -> list[tuple[Tensor, int]]:
+        """Samples (their indices) that go through the network together, and the frames they need, of the longest.
+
+        One group for each length of the windows; but one for all, which costs more and gives the same, where every rank
+        must make the same calls (sharded weights) or calls of one shape (compiled ones).
+        """
+        if self.is_sharded or self.num_tokens is not None:
+            return [(torch.arange(len(window)), longest)]
+        return [((window == frames).nonzero()[:, 0], frames) for frames in window.unique().tolist()]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -230,13 +244,16 @@ class DiffusionTraining(LightningModule):
         latents, frame_mask = self._latents(batch, generators)
         noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
         conditioner, unet = cast(Conditioner, self.conditioner_ema.module), cast(UNet, self.unet_ema.module)
+        # What the queue shows, which clips of one level are compared with.
+        latents, noise, frame_mask = (
+            whole[..., : self.noise.mixture.queue_frames] for whole in (latents, noise, frame_mask)
+        )
         prompted, unprompted = (
             partial(unet, context=given.context, context_mask=given.context_mask, frame_mask=frame_mask)
             for given in (self._condition(batch, conditioner), conditioner.null(len(latents)))
         )
-        real = torch.ones(latents.shape[::2], dtype=torch.bool) if frame_mask is None else frame_mask.cpu()
-        losses = level_losses(prompted, latents, noise, real, self.noise.mixture)
-        losses["prompt"] = prompt_share(prompted, unprompted, latents, noise, real)
+        losses = level_losses(prompted, latents, noise, frame_mask.cpu(), self.noise.mixture)
+        losses["prompt"] = prompt_share(prompted, unprompted, latents, noise, frame_mask.cpu())
         self.log_dict({f"val/{k}": v for k, v in losses.items()}, batch_size=len(latents), sync_dist=True)
         self.log("val_loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(latents), sync_dist=True)
 
@@ -292,7 +309,7 @@ class DiffusionTraining(LightningModule):
         return model
 
     @torch.no_grad()
-    def _latents(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor | None]:
+    def _latents(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Latents of a batch and which of their frames are real; audio is encoded here."""
         if "latents" in batch:
             latents, frame_mask = batch["latents"], batch["frame_mask"]
@@ -300,32 +317,43 @@ class DiffusionTraining(LightningModule):
             latents = self.model.vae.posterior(batch["audio"]).sample(generators)
             frames = torch.arange(latents.shape[-1], device=latents.device) * self.model.vae.hop_length
             frame_mask = frames < batch["num_samples"][:, None]
-        return latents.float(), None if self.optimiser.padding_in_loss else frame_mask
+        return latents.float(), frame_mask
 
-    def _condition(
-        self,
-        batch: dict[str, Any],
-        conditioner: Conditioner,
-        generators: Sequence[torch.Generator] = (),
-        num_frames: int = 0,
-    ) -> Conditioning:
-        """Text and timing of a batch; with generators (training) some of it is dropped."""
-        text_embeddings, text_mask = self.model.text_encoder.encode(batch["prompt"])
-        longest = conditioner.timing.config.max_seconds
-        start, total = (  # what the tables do not hold is unknown
+    def _condition(self, batch: dict[str, Any], conditioner: Conditioner) -> Conditioning:
+        """Text and timing of a batch."""
+        return conditioner(*self.model.text_encoder.encode(batch["prompt"]), *self._seconds(batch))
+
+    def _draw_conditioning(
+        self, batch: dict[str, Any], generators: Sequence[torch.Generator], start: Tensor, window: Tensor
+    ) -> tuple[Conditioning, Tensor]:
+        """Text and timing of windows of a batch, some of it dropped, and which of them show what follows a clip's end.
+
+        Args:
+            generators: one for each sample.
+            start, window: (batch,) frames of the crops before each window, and in it.
+        """
+        frame_seconds = self.model.vae.hop_length / self.model.vae.config.sample_rate
+        begins, total = self._seconds(batch)
+        begins = begins + start * frame_seconds
+        self.longest_seconds = torch.maximum(self.longest_seconds, total.nan_to_num(0.0).amax())
+        draws = torch.stack([torch.rand(3, generator=generator) for generator in generators], dim=1).to(total.device)
+        is_inside = (begins >= 1) & (begins + window.to(begins) * frame_seconds <= total - 1)
+        is_unknown = is_inside & (draws[0] < self.optimiser.timing_dropout)
+        begins, total = (torch.where(is_unknown, torch.nan, seconds) for seconds in (begins, total))
+        is_dropped = draws[1] < self.optimiser.condition_dropout
+        shows_padding = (draws[2] < self.optimiser.padding_share) & ~is_dropped & ~total.isnan()
+        conditioner = self.model.conditioner
+        conditioning = conditioner(*self.model.text_encoder.encode(batch["prompt"]), begins, total)
+        conditioning = conditioner.drop(conditioning, is_dropped)
+        return conditioning if self.num_tokens is None else conditioning.pad(self.num_tokens), shows_padding
+
+    def _seconds(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Start and total of a batch's clips, each (batch,); what the tables do not hold is unknown, NaN."""
+        longest = self.model.conditioner.timing.config.max_seconds
+        start, total = (
             torch.where(batch[key] > longest, torch.nan, batch[key]) for key in ("seconds_start", "seconds_total")
         )
-        if not generators:
-            return conditioner(text_embeddings, text_mask, start, total)
-        draws = torch.stack([torch.rand(2, generator=generator) for generator in generators], dim=1).to(self.device)
-        self.longest_seconds = torch.maximum(self.longest_seconds, total.nan_to_num(0.0).amax())
-        window = num_frames * self.model.vae.hop_length / self.model.vae.config.sample_rate
-        inside = (start >= 1) & (start + window <= total - 1)
-        unknown = inside & (draws[0] < self.optimiser.timing_dropout)
-        start, total = (torch.where(unknown, torch.nan, seconds) for seconds in (start, total))
-        conditioning = conditioner(text_embeddings, text_mask, start, total)
-        conditioning = conditioner.drop(conditioning, draws[1] < self.optimiser.condition_dropout)
-        return conditioning if self.num_tokens is None else conditioning.pad(self.num_tokens)
+        return start, total
 
     def _learning_rate_factor(self, step: int) -> float:
         config = self.optimiser

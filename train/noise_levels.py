@@ -10,10 +10,13 @@ Each sample of a batch draws one kind of noise:
 Chunk j = 0 ... N - 1 of a queue at phase d in (0, 1] stands at g((j + d) / N), g the identity or a curved warp: d = 1
 just after a shift, d = 1/s before the last of s calls. Context frames get one t in (0, context_max_t) and no loss.
 
+A sample with a queue is as long as the queue is in generation, or as the crop where that is shorter; one with one
+level is the whole crop.
+
 A share of the queues is spliced: what stands before one of their chunks is another clip, without loss. An endless
 stream meets that where a cue changes the text, and where it has drifted from what its text says: the network learns to
 follow the text then, not what came before.
-Tensors: t (batch, frames); loss_mask and present (batch, frames) bool; cut (batch,).
+Tensors: t (batch, frames); loss_mask and present (batch, frames) bool; window and cut (batch,).
 
 Source: Ruhe et al. 2024 (Rolling Diffusion), Chen et al. 2024 (Diffusion Forcing).
 """
@@ -85,6 +88,11 @@ class NoiseLevelConfig:
         """Weights of the mixture in the order of `KINDS`."""
         return (self.uniform, self.ramp, self.preroll, self.independent)
 
+    @property
+    def queue_frames(self) -> int:
+        """Frames that the network sees of the full queue: context and chunks."""
+        return self.context_frames + self.num_chunks * self.chunk_frames
+
 
 class NoiseLevels(NamedTuple):
     """One draw for a batch."""
@@ -94,7 +102,10 @@ class NoiseLevels(NamedTuple):
     loss_mask: Tensor
     """(batch, frames) bool, False on context frames, before the cut and on those that are not present."""
     present: Tensor
-    """(batch, frames) bool, False on frames that no chunk of a filling queue has reached; hide them like padding."""
+    """(batch, frames) bool, False on frames behind the sample's window and on those that no chunk of a filling queue
+    has reached; hide them like padding."""
+    window: Tensor
+    """(batch,) frames of each sample, from the first on."""
     kind: Tensor
     """(batch,) index into `KINDS`."""
     cut: Tensor
@@ -116,6 +127,7 @@ def sample_noise_levels(
     processes it is divided among.
 
     Args:
+        frames: length of the crops.
         shared: draws what concerns the global batch; in the same state on every rank.
         generators: one for each sample of this rank.
         rank, num_ranks: this process among those that share the step.
@@ -126,25 +138,52 @@ def sample_noise_levels(
     uniform_t = torch.zeros(len(kind))
     uniform_t[is_uniform] = shift(_stratified(int(is_uniform.sum()), shared), config.shift)
     mine = slice(rank * batch, (rank + 1) * batch)
-    kind, uniform_t = kind[mine], uniform_t[mine]
+    kind, uniform_t, is_uniform = kind[mine], uniform_t[mine], is_uniform[mine]
     t = uniform_t[:, None].repeat(1, frames)
-    loss_mask = torch.ones(batch, frames, dtype=torch.bool)
-    present = torch.ones(batch, frames, dtype=torch.bool)
+    window = torch.where(is_uniform, frames, min(frames, config.queue_frames))
+    present = torch.arange(frames) < window[:, None]
+    loss_mask = present.clone()
     cut = torch.zeros(batch, dtype=torch.long)
     for index, generator in enumerate(generators):
-        name = KINDS[int(kind[index])]
+        name, length = KINDS[int(kind[index])], int(window[index])
         if name == "independent":
-            t[index] = _independent_levels(frames, config, generator)
+            t[index, :length] = _independent_levels(length, config, generator)
         elif name != "uniform":
             draw_queue = _draw_ramp if name == "ramp" else _draw_preroll
-            queue = draw_queue(frames, config, generator)
-            t[index], loss_mask[index], present[index] = _queue_times(frames, queue, config, generator)
+            queue = draw_queue(length, config, generator)
+            t[index, :length], loss_mask[index, :length], present[index, :length] = _queue_times(
+                length, queue, config, generator
+            )
             if _uniform(generator) < config.splice:
                 first_border = queue.first_frame % config.chunk_frames or config.chunk_frames
                 borders = range(first_border, int(present[index].sum()), config.chunk_frames)
                 cut[index] = borders[_integer(0, len(borders) - 1, generator)] if borders else 0
     loss_mask &= present & (torch.arange(frames) >= cut[:, None])
-    return NoiseLevels(t, loss_mask, present, kind, cut)
+    return NoiseLevels(t, loss_mask, present, window, kind, cut)
+
+
+def crop(
+    latents: Tensor, frame_mask: Tensor, window: Tensor, generators: Sequence[Generator]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Move a random window of each clip to its beginning.
+
+    Args:
+        latents: (batch, channels, frames).
+        frame_mask: (batch, frames) bool, True = real; the first frames of a clip are.
+        window: (batch,) frames that are kept in view; what lies behind them comes to no use.
+        generators: one for each sample.
+
+    Returns:
+        Latents and mask so moved, and the frame (batch,) that each window begins at.
+    """
+    frames = latents.shape[-1]
+    num_real = frame_mask.sum(dim=1).cpu()
+    start = torch.tensor(
+        [_integer(0, max(0, n - w), g) for n, w, g in zip(num_real.tolist(), window.tolist(), generators, strict=True)]
+    ).to(latents.device)
+    source = (torch.arange(frames, device=latents.device) + start[:, None]) % frames  # (batch, frames)
+    moved = latents.gather(2, source[:, None].expand_as(latents))
+    return moved, frame_mask.gather(1, source), start
 
 
 def shift(position: Tensor, factor: float) -> Tensor:
@@ -155,12 +194,12 @@ def shift(position: Tensor, factor: float) -> Tensor:
     return factor * position / (1 + (factor - 1) * position)
 
 
-def splice(latents: Tensor, frame_mask: Tensor | None, cut: Tensor) -> tuple[Tensor, Tensor | None]:
+def splice(latents: Tensor, frame_mask: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
     """Put the neighbour's frames, of two clips each of which is the other's, before each clip's cut.
 
     Args:
         latents: (batch, channels, frames). The last clip of an odd batch keeps its own frames.
-        frame_mask: (batch, frames) bool or None.
+        frame_mask: (batch, frames) bool.
         cut: (batch,) frames to be replaced.
     """
     batch, _, frames = latents.shape
@@ -168,7 +207,7 @@ def splice(latents: Tensor, frame_mask: Tensor | None, cut: Tensor) -> tuple[Ten
     neighbour[neighbour >= batch] = batch - 1
     replaced = torch.arange(frames, device=latents.device) < cut[:, None]
     latents = torch.where(replaced[:, None], latents[neighbour], latents)
-    return latents, None if frame_mask is None else torch.where(replaced, frame_mask[neighbour], frame_mask)
+    return latents, torch.where(replaced, frame_mask[neighbour], frame_mask)
 
 
 class _Queue(NamedTuple):
@@ -183,14 +222,9 @@ class _Queue(NamedTuple):
 
 
 def _draw_ramp(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
-    """Place a full queue; in a window of another size it is cropped, or surrounded by more context and noise."""
-    ends = sorted((config.context_frames, frames - config.num_chunks * config.chunk_frames))
-    earliest = -(
-        (config.context_frames - ends[0]) // config.chunk_frames
-    )  # in chunks, so that the stride's phase stays
-    latest = (ends[1] - config.context_frames) // config.chunk_frames
-    chunks = _integer(earliest, latest, generator)
-    return _Queue(config.context_frames + chunks * config.chunk_frames, lag=0)
+    """Place a full queue; a window that is shorter shows a part of it."""
+    hidden = (config.queue_frames - frames) // config.chunk_frames  # whole chunks, so that the stride's phase stays
+    return _Queue(config.context_frames - _integer(0, hidden, generator) * config.chunk_frames, lag=0)
 
 
 def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infer.embedders import clap, mel, openl3, panns, passt, vggish
 from infer.embedders.embedder import Embedder, Preprocessing
 from infer.hashes import file_hash, folder_hashes
-from models.checkpoint import load_weights
+from models.checkpoint import load_weights, read_tensors
 from models.device import resolve_device
 from models.huggingface import locate_pretrained
 
@@ -41,7 +39,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file holds something else.
     """
-    state: dict[str, Any] = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    with torch.serialization.safe_globals(SAFE_GLOBALS):
+        state = read_tensors(path)
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):
             state = state[key]
@@ -50,17 +49,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         for name, value in state.items()
         if not name.startswith(FRONT_ENDS)
     }
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - pickle raises anything
-        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}): fetch it again") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
-    return state
 
 
 def _load_network(

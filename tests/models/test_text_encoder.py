@@ -162,6 +162,14 @@ def test_missing_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         TextEncoder.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json"])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    (tmp_path / name).write_bytes(b"neither weights nor JSON")
+    with pytest.raises(ValueError, match=f"{name} is not (a )?valid"):
+        TextEncoder.load(tmp_path)
+
+
 def test_impossible_configurations_are_refused() -> None:
     with pytest.raises(ValueError, match='must be "clap" or "t5"'):
         TextEncoderConfig(kind="bert")

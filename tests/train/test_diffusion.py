@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,16 +98,17 @@ def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path)
         torch.testing.assert_close(tuned.unet.state_dict()[key], value, rtol=1e-3, atol=1e-4)
 
 
-def test_going_on_has_a_configuration_of_its_own(tmp_path: Path, tiny_run: Path):
+@pytest.mark.parametrize(("crop_samples", "window"), [("16384", 32), ("65536", 64)])
+def test_going_on_has_a_configuration_of_its_own(tmp_path: Path, tiny_run: Path, crop_samples: str, window: int):
     assert default_config(["--run", "runs/x"]) == DEFAULT_CONFIG
     for given in (["--init_from", "model"], ["--run", "runs/x", "--init_from=model"]):
         assert default_config(given) == FINETUNE_CONFIG
     options = ["--config", str(FINETUNE_CONFIG), "--init_from", str(tiny_run / "export")]
     options += ["--run", str(tmp_path / "run"), "--demo.prompts", "[]"]
-    small = ["--data.crop_samples", "32768", "--data.batch_size", "2", "--data.num_workers", "0"]
+    small = ["--data.crop_samples", crop_samples, "--data.batch_size", "2", "--data.num_workers", "0"]
     small += ["--trainer.max_steps", "1", "--trainer.validation_batches", "0"]
     run(main, argv=[*options, *small])
-    assert TextToAudio.load(tmp_path / "run/export").config.window_frames == 32  # the model's own
+    assert TextToAudio.load(tmp_path / "run/export").config.window_frames == window  # the model's own, or longer
 
 
 def test_fine_tuning_warns_of_latents_unlike_the_models(
@@ -142,10 +144,16 @@ def batch(num_clips: int, start: float, total: float) -> dict[str, Any]:
     }
 
 
+def drawn(module: DiffusionTraining, clips: dict[str, Any], start: int = 0, window: int = 32):
+    """Draw the conditioning of windows that all begin at a frame."""
+    size = len(clips["prompt"])
+    generators = step_generators(seed=0, step=0, batch=size)
+    return module._draw_conditioning(clips, generators, torch.full((size,), start), torch.full((size,), window))
+
+
 def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
     module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5)
-    conditioner, generators = module.model.conditioner, step_generators(seed=0, step=0, batch=2000)
-    inside = module._condition(batch(2000, 5.0, 30.0), conditioner, generators, num_frames=32)
+    inside, _ = drawn(module, batch(2000, 5.0, 30.0))
     null = module.model.null_condition(1)
     is_null = (inside.context_mask.sum(dim=1) == null.context_mask.sum()) & torch.isclose(
         inside.context[:, 0], null.context[:, 0]
@@ -154,8 +162,58 @@ def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
     unknown = module.model.condition(["rain"], None, None).context[:, -1]
     last = inside.context[:, inside.context_mask.sum(dim=1).max() - 1]
     assert torch.isclose(last, unknown).all(dim=1).float().mean().item() == pytest.approx(0.4, abs=0.04)
-    whole = module._condition(batch(500, 0.0, 30.0), conditioner, generators[:500], num_frames=32)
+    whole, _ = drawn(module, batch(500, 0.0, 30.0))
     assert not torch.isclose(whole.context[:, inside.context_mask.sum(dim=1).max() - 1], unknown).all(dim=1).any()
+
+
+def test_a_window_is_told_where_it_begins_in_its_crop(tiny_run: Path):
+    module = training(tiny_run, condition_dropout=0.0, timing_dropout=0.0)
+    frames_of_4_seconds = round(4.1 * 44_100 / module.model.vae.hop_length)
+    conditioning, _ = drawn(module, batch(2, 5.0, 30.0), start=frames_of_4_seconds)
+    torch.testing.assert_close(conditioning.context[:1], module.model.condition(["rain"], 9.1, 30.0).context)
+
+
+def test_silence_behind_a_clip_is_shown_where_its_length_is_told(tiny_run: Path):
+    module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5, padding_share=0.5)
+    conditioning, shows = drawn(module, batch(2000, 0.0, 0.5))  # its end is in the window
+    assert shows.float().mean().item() == pytest.approx(0.4, abs=0.04)
+    null = module.model.null_condition(1).context[:, 0]
+    assert not torch.isclose(conditioning.context[shows, 0], null).all(dim=1).any()
+    assert not drawn(module, batch(200, 0.0, 9_999.0))[1].any()  # longer than the tables: the length is not told
+    assert not drawn(training(tiny_run), batch(200, 0.0, 0.5))[1].any()
+
+
+def test_windows_of_two_lengths_give_the_loss_of_one_call_that_hides_the_rest(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    queue = NoiseLevelConfig(context_frames=8, num_chunks=2, chunk_frames=4, uniform=1.0, ramp=1.0)
+    module = training(tiny_run, padding_share=0.5)
+    module.noise = NoiseConfig(mixture=queue)
+    strategy = SimpleNamespace(reduce=lambda value, **_: value)
+    monkeypatch.setattr(DiffusionTraining, "trainer", SimpleNamespace(world_size=1, strategy=strategy))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    frame_mask = torch.arange(32) < torch.tensor([32, 20, 10, 32, 32, 32, 9, 32])[:, None]
+    latents = torch.randn(8, 8, 32, generator=torch.Generator().manual_seed(0))
+    clips = batch(8, 0.0, 0.7) | {"latents": latents, "frame_mask": frame_mask}
+    shapes = []
+    module.model.unet.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+
+    def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        module.zero_grad()
+        module.num_batches = 0
+        loss = module.training_step(clips, 0)
+        loss.backward()
+        return loss.detach(), torch.cat(
+            [p.grad.flatten() for p in module.model.unet.parameters() if p.grad is not None]
+        )
+
+    grouped = loss_and_gradient()
+    monkeypatch.setattr(module, "is_sharded", True)
+    whole = loss_and_gradient()
+    assert shapes[-1] == (8, 8, 32)
+    assert {shape[2] for shape in shapes[:-1]} == {16, 32}
+    assert sum(shape[0] for shape in shapes[:-1]) == 8
+    torch.testing.assert_close(grouped, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_piece_longer_than_the_tables_has_unknown_timing(tiny_run: Path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.schedule import queue_levels, time_grid
-from train.noise_levels import KINDS, NoiseLevelConfig, NoiseLevels, sample_noise_levels, splice
+from train.noise_levels import KINDS, NoiseLevelConfig, NoiseLevels, crop, sample_noise_levels, splice
 
 FRAMES = 32 + 10 * 16
 
@@ -141,13 +141,33 @@ def test_a_short_window_is_a_crop_of_the_ramp(frames: int):
     assert 0 in starts
 
 
-def test_a_long_window_has_more_context_or_noise_after():
-    levels = draw(frames=FRAMES + 64, **only("ramp"))
-    starts = {int((~levels.loss_mask[index]).sum()) for index in range(64)}
-    assert starts == {32, 48, 64, 80, 96}
-    pure_noise = (levels.t == 1).sum(dim=1)
-    for index in range(64):
-        assert pure_noise[index] >= 96 - int((~levels.loss_mask[index]).sum())
+def test_a_queue_in_a_long_crop_is_the_one_of_generation():
+    long, whole = draw(frames=FRAMES + 64, splice=0.5), draw(splice=0.5)
+    is_uniform = long.kind == KINDS.index("uniform")
+    assert torch.equal(long.window, torch.where(is_uniform, FRAMES + 64, FRAMES))
+    assert torch.equal(long.present[is_uniform].sum(dim=1), long.window[is_uniform])
+    assert not long.present[~is_uniform, FRAMES:].any()
+    for field in ("t", "loss_mask", "present"):
+        assert torch.equal(getattr(long, field)[:, :FRAMES], getattr(whole, field)), field
+    assert torch.equal(long.cut, whole.cut)
+
+
+def test_a_window_is_cut_from_what_is_real():
+    latents = torch.arange(40.0).expand(300, 2, 40)
+    frame_mask = torch.arange(40) < torch.tensor([40, 20, 5]).repeat(100)[:, None]
+    window = torch.tensor([40, 12]).repeat_interleave(150)
+    generators = [torch.Generator().manual_seed(i) for i in range(300)]
+    cropped, cropped_mask, start = crop(latents, frame_mask, window, generators)
+    expected = [1, 1, 1, 29, 9, 1]  # how many places there are: for windows of all 40 frames, then of 12
+    for group, places in enumerate(expected):
+        rows = torch.arange(group // 3 * 150 + group % 3, (group // 3 + 1) * 150, 3)
+        assert set(start[rows].tolist()) <= set(range(places))
+        assert len(start[rows].unique()) > 0.7 * places
+    for row in range(300):
+        seen = slice(int(start[row]), min(40, int(start[row]) + int(window[row])))
+        length = seen.stop - seen.start
+        assert torch.equal(cropped[row, :, :length], latents[row, :, seen])
+        assert torch.equal(cropped_mask[row, :length], frame_mask[row, seen])
 
 
 def test_preroll_fills_and_drains():
@@ -214,10 +234,8 @@ def test_neighbours_lend_each_other_what_stands_before_the_cut():
         [2, 2, 2, 2, 3, 3],
         [4, 4, 4, 4, 4, 4],  # the last of an odd number has no neighbour
     ]
-    assert spliced_mask is not None
     assert spliced_mask[0].tolist() == [True, True, False, True, True, True]  # the neighbour ends after two frames
     assert torch.equal(spliced_mask[1:], mask[1:])
-    assert splice(latents, None, torch.zeros(5, dtype=torch.long))[1] is None
 
 
 def test_independent_chunks_sorted_or_not():

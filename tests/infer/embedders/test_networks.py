@@ -226,7 +226,10 @@ def test_wrong_weights_and_names(tmp_path: Path):
     with pytest.raises(ValueError, match="do not fit"):
         load_embedder("vggish", str(path))
     path.write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="cannot be read as weights"):
+    with pytest.raises(ValueError, match=r"weights.pt is not a valid pt file"):
+        load_embedder("vggish", str(path))
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="holds a list, expected a dictionary of tensors"):
         load_embedder("vggish", str(path))
     with pytest.raises(ValueError, match="expected one of clap, laion-clap"):
         load_embedder("other")
