@@ -170,8 +170,12 @@ def benchmark_diffusion(
         "seconds_start": torch.zeros(batch),
         "seconds_total": torch.full((batch,), 30.0),
     }
-    seconds = batch * frames * smallest.hop_length / SAMPLE_RATE
-    speeds = [measure_steps(f"step, {frames} frames", module, inputs, seconds, trainer, repeats)]
+    queue_frames = min(frames, noise.mixture.queue_frames)
+    uniform = noise.mixture.uniform / sum(noise.mixture.shares)
+    mean_frames = uniform * frames + (1 - uniform) * queue_frames
+    seconds = batch * mean_frames * smallest.hop_length / SAMPLE_RATE
+    lengths = f"{frames}" if frames == queue_frames else f"{queue_frames} or {frames}"
+    speeds = [measure_steps(f"step, {lengths} frames", module, inputs, seconds, trainer, repeats)]
     report(module, f"{_millions(network.unet)} M parameters", batch, trainer, compile, speeds, json)
 
 

@@ -15,11 +15,13 @@ import torch
 from tests.train.conftest import CONFIGS, train, weights
 
 NUM_STEPS = 6
+LONG = ["--data.crop_samples", "65536"]
 OPTIONS = {
     # The adversarial terms begin at step 2 and the encoder is frozen at step 4: every way the gradients are shared.
     "vae": ["--optimiser.adversarial_start", "2", "--optimiser.joint_steps", "4"],
-    "diffusion": ["--optimiser.finish_share", "0.34"],
-    "diffusion-muon": ["--optimiser.name", "muon", "--optimiser.finish_share", "0.34"],
+    # Crops twice as long as the queue: windows of two lengths, not as many of each on either process.
+    "diffusion": ["--optimiser.finish_share", "0.34", "--optimiser.padding_share", "0.5", *LONG],
+    "diffusion-muon": ["--optimiser.name", "muon", "--optimiser.finish_share", "0.34", *LONG],
 }
 # AdamW turns the rounding of gradients near 0 into steps of full size; a network left out of the sum is off by more.
 TOLERANCE = {"vae": 0.03, "diffusion": 0.005}
