@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 
 from models.schedule import Focus, warp
 
+GOLDEN_RATIO = (1 + 5**0.5) / 2
 KINDS = ("uniform", "ramp", "preroll", "independent")
 
 
@@ -268,11 +269,14 @@ def _independent_levels(frames: int, config: NoiseLevelConfig, generator: Genera
 
 
 def _sample_kinds(batch: int, config: NoiseLevelConfig, generator: Generator) -> Tensor:
-    """Draw a kind per sample, (batch,), so that a batch holds the shares as nearly as it can."""
+    """Draw a kind per sample, (batch,), so that a batch, and each rank's part of it, hold the shares nearly.
+
+    Kinds cost differently, and ranks wait for each other. Multiples of the golden ratio spread any run of them evenly.
+    """
     shares = torch.tensor(config.shares, dtype=torch.float64)
-    place = (
-        torch.randperm(batch, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)
-    ) / batch
+    first, within = torch.rand(2, generator=generator, dtype=torch.float64)
+    spread = (torch.arange(batch, dtype=torch.float64) * GOLDEN_RATIO + first) % 1
+    place = (spread.argsort().argsort().roll(_integer(0, batch - 1, generator)) + within) / batch
     inner_edges = (shares.cumsum(0) / shares.sum())[:-1]
     kind = torch.bucketize(place, inner_edges, right=True)
     return torch.where(shares[kind] > 0, kind, shares.argmax())  # where rounding put a draw on an empty share

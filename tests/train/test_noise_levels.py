@@ -41,6 +41,21 @@ def test_shares_hold_within_a_batch():
     assert all(abs(count - share) <= 1 for count, share in zip(counts, [45, 35, 10, 10], strict=True))
 
 
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+def test_every_rank_has_its_part_of_each_kind(num_ranks: int):
+    for seed in range(20):
+        parts = [draw(batch=8, seed=seed, rank=rank, num_ranks=num_ranks).kind for rank in range(num_ranks)]
+        for kind, share in enumerate(NoiseLevelConfig().shares):
+            counts = torch.tensor([int((part == kind).sum()) for part in parts])
+            assert (counts - 8 * share).abs().max() < 2
+
+
+def test_every_sample_has_each_kind_at_its_share():
+    kinds = torch.stack([draw(batch=4, seed=seed).kind for seed in range(2000)])
+    for kind, share in enumerate(NoiseLevelConfig().shares):
+        assert ((kinds == kind).float().mean(dim=0) - share).abs().max() < 0.05
+
+
 def test_same_seed_same_levels():
     first, second, other = draw(seed=3), draw(seed=3), draw(seed=4)
     assert torch.equal(first.t, second.t)
