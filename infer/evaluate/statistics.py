@@ -36,7 +36,7 @@ def unpaired_p(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
     for index in range(NUM_RESAMPLES):
         dealt = rng.permutation(together)
         by_chance[index] = abs(dealt[: len(first)].mean() - dealt[len(first) :].mean())
-    return _p_value(by_chance, abs(np.mean(first) - np.mean(second)))
+    return _p_value(by_chance, float(abs(np.mean(first) - np.mean(second))))
 
 
 def _p_value(by_chance: np.ndarray, observed: float) -> float:
