@@ -51,14 +51,14 @@ def save_part(
 def save_config(folder: str | Path, name: str, config: dict[str, Any]) -> None:
     """Write or replace one entry of a checkpoint folder's configuration."""
     path = Path(folder) / CONFIG_NAME
-    configs = _read_configs(path.parent) if path.exists() else {}
+    configs = read_json(path) if path.exists() else {}
     text = json.dumps(configs | {name: config}, indent=2) + "\n"
     _replace_atomically(path, text.encode())
 
 
 def has_part(folder: str | Path, name: str) -> bool:
     """Whether the checkpoint folder describes a part of this name."""
-    return (Path(folder) / CONFIG_NAME).exists() and name in _read_configs(Path(folder))
+    return (Path(folder) / CONFIG_NAME).exists() and name in read_json(Path(folder) / CONFIG_NAME)
 
 
 def load_config(folder: str | Path, name: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def load_config(folder: str | Path, name: str) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / CONFIG_NAME).exists():
         raise FileNotFoundError(f"no model in {folder}: expected a folder with {CONFIG_NAME}{_neighbours(folder)}")
-    configs = _read_configs(folder)
+    configs = read_json(folder / CONFIG_NAME)
     if name not in configs:
         raise ValueError(f"{folder / CONFIG_NAME} has no part {name!r}, it has {sorted(configs)}")
     return configs[name]
@@ -159,7 +159,7 @@ def replace_tensors(folder: str | Path, name: str, values: dict[str, Tensor]) ->
     """
     missing = set(values)
     for file in _part_files(Path(folder), name):
-        state = load_file(file)
+        state = read_tensors(file)
         found = missing & state.keys()
         if found:
             state |= {key: values[key].to(state[key].dtype).view_as(state[key]).contiguous() for key in found}
@@ -183,10 +183,6 @@ def _split_into_shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 def _part_files(folder: Path, name: str) -> list[Path]:
     return sorted([*folder.glob(f"{name}.safetensors"), *folder.glob(f"{name}-?????-of-?????.safetensors")])
-
-
-def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    return read_json(folder / CONFIG_NAME)
 
 
 def _replace_atomically(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@ embeddings (batch, embedding_width) of length 1.
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from models.checkpoint import load_part, load_weights, save_part
+from models.checkpoint import load_part, load_weights, read_json, save_part
 from models.clap_audio import ClapAudioConfig, ClapAudioTower, audio_config_from_huggingface, split_into_clips
 from models.clap_text import (
     ACTIVATIONS,
@@ -160,7 +159,7 @@ class Clap(nn.Module):
             raise ValueError(f"{folder} holds a {config.get('model_type')!r}, expected a clap model without fusion")
         text = text_config_from_huggingface(config["text_config"])
         frontend_path = folder / "preprocessor_config.json"
-        frontend = json.loads(frontend_path.read_text()) if frontend_path.exists() else {}
+        frontend = read_json(frontend_path) if frontend_path.exists() else {}
         clap_config = ClapConfig(
             text=text,
             audio=audio_config_from_huggingface(config["audio_config"], frontend),

@@ -178,10 +178,14 @@ def crop(
         Latents and mask so moved, and the frame (batch,) that each window begins at.
     """
     frames = latents.shape[-1]
-    num_real = frame_mask.sum(dim=1).cpu()
-    start = torch.tensor(
-        [_integer(0, max(0, n - w), g) for n, w, g in zip(num_real.tolist(), window.tolist(), generators, strict=True)]
-    ).to(latents.device)
+    start = torch.zeros_like(window)
+    cropped = (window < frames).nonzero()[:, 0].tolist()
+    if not cropped:
+        return latents, frame_mask, start.to(latents.device)
+    num_real = frame_mask.sum(dim=1).tolist()
+    for index in cropped:
+        start[index] = _integer(0, max(0, num_real[index] - int(window[index])), generators[index])
+    start = start.to(latents.device)
     source = (torch.arange(frames, device=latents.device) + start[:, None]) % frames  # (batch, frames)
     moved = latents.gather(2, source[:, None].expand_as(latents))
     return moved, frame_mask.gather(1, source), start
