@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data.audio import SAMPLE_RATE, read_audio
 from data.audio_writer import AudioWriter, write_audio
 from infer.fifo import Fifo, FifoConfig
+from infer.fifo.timing import StreamTiming, Timeline
 from infer.generate import generate
 from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.hashes import folder_hashes
@@ -52,6 +53,8 @@ class GenerationConfig:
     """Share, 0 to 1, by which the growth of the prediction under guidance is undone."""
     fifo: FifoConfig = dataclasses.field(default_factory=FifoConfig)
     """The queue, in mode fifo (where it sets the steps and the sampler)."""
+    timing: Literal["steady", "null"] = "steady"
+    """In mode fifo: the model is told always the same middle of a piece, or nothing, as in `infer.fifo`."""
     skip_seconds: float = 0.0
     """In mode fifo: sound at the start of the stream that is thrown away (s)."""
     batch_size: int = 8
@@ -76,7 +79,7 @@ class GenerationConfig:
         settings = dataclasses.asdict(self)
         for name in ("model", "batch_size", "device", "processes"):
             del settings[name]
-        for name in ("fifo", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampler", "eta"):
+        for name in ("fifo", "timing", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampler", "eta"):
             del settings[name]
         return settings | {"weights": folder_hashes(self.model)}
 
@@ -217,7 +220,9 @@ def stream_audio(
 ) -> Iterator[Tensor]:
     """Play several prompts at once: pieces (streams, 2, samples), `num_samples` in all."""
     generators = [make_generators(request.seed, 1)[0] for request in requests]
-    denoiser = prompt_denoiser(model, [request.prompt for request in requests], _guidance(config))
+    start, total = Timeline.of(StreamTiming(mode=config.timing), model, config.fifo.window).at(0.0)
+    prompts = [request.prompt for request in requests]
+    denoiser = prompt_denoiser(model, prompts, _guidance(config), seconds_start=start, seconds_total=total)
     channels = model.unet.config.latent_channels
     queue = Fifo(denoiser, config.fifo, channels=channels, generators=generators, device=model.device)
     decodings = [Decoding(model.vae) for _ in requests]

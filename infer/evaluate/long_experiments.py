@@ -116,7 +116,7 @@ def _guards(base: StreamConfig) -> dict[str, StreamConfig]:
         | {
             "context noise": replace(none, fifo=replace(queue, context_noise=0.03)),
             "sink": replace(none, fifo=replace(queue, sink=queue.num_context // 2)),
-            "steady timing": replace(none, timing=replace(base.timing, mode="steady")),
+            "null timing": replace(none, timing=replace(base.timing, mode="null")),
         }
     )
 

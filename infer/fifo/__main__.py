@@ -65,7 +65,7 @@ def main(
     start: StartMode = "noise",
     init_audio: Path | None = None,
     init_in_output: bool = True,
-    timing: TimingMode = "null",
+    timing: TimingMode = StreamTiming.mode,
     ending: bool = False,
     piece_seconds: float | None = None,
     negative_prompt: str | None = None,
@@ -117,7 +117,7 @@ def main(
         start: The queue grows in from noise, or starts full of a generated clip, noised again (clip).
         init_audio: A sound file that the stream continues.
         init_in_output: Whether the output begins with init_audio, or with what follows it.
-        timing: What the model is told about the place in the piece: nothing (null), always its middle (steady), or
+        timing: What the model is told about the place in the piece: always the same middle (steady), nothing (null), or
             the truth (true).
         ending: Tell the model the truth near the end, so that it plays an ending.
         piece_seconds: Longest piece to tell the model of, for timing other than null; none: the longest it knows.

@@ -107,13 +107,7 @@ class EndlessStream(Iterator[Tensor]):
             network = PartitionedNetwork(network, config.partition_frames, lookahead=config.lookahead)
         elif config.lookahead:
             raise ValueError("lookahead needs partition_frames, the length of the pieces that overlap")
-        timing = Timeline(
-            config.timing,
-            table_seconds=model.conditioner.config.timing.max_seconds,
-            known_seconds=model.config.longest_seconds,
-            window_seconds=self.queue_config.window / self.frames_per_second,
-            total_seconds=config.seconds,
-        ).at
+        timing = Timeline.of(config.timing, model, self.queue_config.window, config.seconds).at
         if config.method in CLIP_METHODS:
             clip_seconds = self.queue_config.chunk * model.vae.hop_length / SAMPLE_RATE
             timing = lambda _: (0.0, clip_seconds)  # noqa: E731 - every clip is a piece of its own

@@ -1,14 +1,18 @@
 """What the model is told about the place of its window in the piece: seconds_start and seconds_total.
 
-An endless stream has no total. It takes the null entries, or always the same middle (steady). True values say where the
-window stands, in a piece of a known length: as it nears the end, the model plays the ending. They may also come at the
-end alone (`ending`), after null or steady.
+An endless stream has no total. It takes always the same place in a long piece (steady): a third of the way through,
+or the middle where the window would reach the end. Or it takes the null entries: these were trained by windows from
+anywhere inside a piece, some of which fade, so that a stream may fade as well. True values say where the window stands,
+in a piece of a known length: as it nears the end, the model plays the ending. They may also come at the end alone
+(`ending`), after steady or null.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-TimingMode = Literal["null", "steady", "true"]
+from models.text_to_audio import TextToAudio
+
+TimingMode = Literal["steady", "null", "true"]
 Position = tuple[float | None, float | None]
 """seconds_start and seconds_total, None where not known."""
 
@@ -17,8 +21,8 @@ Position = tuple[float | None, float | None]
 class StreamTiming:
     """How the place in the piece is told."""
 
-    mode: TimingMode = "null"
-    """nothing (null), always the middle (steady), or where it is (true, for which the length must be known)."""
+    mode: TimingMode = "steady"
+    """always the same middle (steady), nothing (null), or where it is (true, for which the length must be known)."""
     ending: bool = False
     """Whether the last window and the one before are told the truth, so that the model ends the piece itself."""
     piece_seconds: float | None = None
@@ -62,6 +66,20 @@ class Timeline:
         self.longest = longest
         self.window_seconds = window_seconds
         self.total_seconds = total_seconds
+        self._steady = (min(longest / 3, max(0.0, (longest - window_seconds) / 2)), longest)
+
+    @classmethod
+    def of(
+        cls, timing: StreamTiming, model: TextToAudio, window_frames: int, total_seconds: float | None = None
+    ) -> "Timeline":
+        """What `model` is told of windows of `window_frames` latent frames; errors as above."""
+        return cls(
+            timing,
+            table_seconds=model.conditioner.config.timing.max_seconds,
+            known_seconds=model.config.longest_seconds,
+            window_seconds=window_frames * model.vae.hop_length / model.vae.config.sample_rate,
+            total_seconds=total_seconds,
+        )
 
     def at(self, start_seconds: float) -> Position:
         """Return what to tell a window that begins `start_seconds` after the start of the stream."""
@@ -69,7 +87,7 @@ class Timeline:
             left = self.total_seconds - start_seconds
             if self.timing.mode == "true" or (self.timing.ending and left <= 2 * self.window_seconds):
                 return self._true(start_seconds, self.total_seconds)
-        return (None, None) if self.timing.mode == "null" else (self.longest / 3, self.longest)
+        return (None, None) if self.timing.mode == "null" else self._steady
 
     def _true(self, start: float, total: float) -> Position:
         """The truth; a piece longer than any the model knows stays in its middle until the end is near."""

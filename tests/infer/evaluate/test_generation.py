@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +10,12 @@ import torch
 from infer.evaluate import generation
 from infer.evaluate.generation import GenerationConfig, Request, clip_path, make_clips, read_clip
 from infer.fifo import FifoConfig
+from infer.fifo.guards import GuardConfig
+from infer.fifo.stream import EndlessStream
+from infer.fifo.stream_config import StreamConfig
+from infer.fifo.timing import StreamTiming
+from infer.guidance import GuidanceConfig
+from models.text_to_audio import TextToAudio
 
 REQUESTS = [Request(prompt=text, seed=seed, seconds=0.5) for seed, text in enumerate(("rain", "wind", "a clock"))]
 
@@ -69,6 +76,19 @@ def test_streams_begin_after_what_is_skipped(config: GenerationConfig, tmp_path:
     pair = [read_clip(path) for path in make_clips(tmp_path / "b", whole, [REQUESTS[0], REQUESTS[1]])]
     torch.testing.assert_close(pair[0][:, :20_000], long[:, :20_000], atol=1e-3, rtol=0)
     assert not torch.allclose(pair[0], pair[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("mode", ["steady", "null"])
+def test_streams_are_those_of_infer_fifo(
+    config: GenerationConfig, tiny_model: TextToAudio, tmp_path: Path, mode: Literal["steady", "null"]
+):
+    queue = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
+    streams = replace(config, mode="fifo", fifo=queue, timing=mode)
+    got = read_clip(make_clips(tmp_path, streams, REQUESTS[:1])[0])
+    guidance = GuidanceConfig(scale=config.guidance_scale, rescale=config.guidance_rescale)
+    plain = StreamConfig(fifo=queue, guidance=guidance, timing=StreamTiming(mode=mode), guards=GuardConfig(pull=0.0))
+    expected = EndlessStream(tiny_model, "rain", plain).read(0.5)
+    torch.testing.assert_close(got[:, :-882], expected[:, :-882], atol=1e-4, rtol=0)  # but for the fade
 
 
 def test_a_clip_told_another_length_fills_the_window(config: GenerationConfig, tmp_path: Path):

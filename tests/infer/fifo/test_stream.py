@@ -13,7 +13,7 @@ from infer.fifo import EndlessStream, Fifo, FifoConfig, StreamConfig
 from infer.fifo.baselines import CLIP_METHODS, ClipDecoding, StreamMethod, queue_of
 from infer.fifo.cues import CueMode
 from infer.fifo.guards import DriftGuard, GuardConfig
-from infer.fifo.timing import StreamTiming
+from infer.fifo.timing import StreamTiming, Timeline
 from infer.generate import generate
 from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.limiter import limit
@@ -44,7 +44,9 @@ def test_it_is_the_queue_guided_and_decoded(model: TextToAudio):
     config = replace(CONFIG, guidance=GuidanceConfig(scale=3.0, rescale=0.5))
     stream = EndlessStream(model, RAIN, config)
     got = stream.read(0.8)
-    queue = Fifo(prompt_denoiser(model, [RAIN], config.guidance), QUEUE, channels=4, generators=make_generators(0, 1))
+    start, total = Timeline.of(config.timing, model, QUEUE.window).at(0.0)
+    denoiser = prompt_denoiser(model, [RAIN], config.guidance, seconds_start=start, seconds_total=total)
+    queue = Fifo(denoiser, QUEUE, channels=4, generators=make_generators(0, 1))
     expected = torch.cat(list(decode_stream(islice(queue, 15), model.vae)), dim=-1)
     assert got.shape == (2, 35_280)
     assert stream.seconds == 0.8

@@ -8,7 +8,7 @@ from infer.fifo.timing import StreamTiming, Timeline, TimingMode
 
 
 def timeline(
-    mode: TimingMode = "null",
+    mode: TimingMode = StreamTiming.mode,
     total: float | None = None,
     ending: bool = False,
     piece: float | None = None,
@@ -19,10 +19,15 @@ def timeline(
 
 
 def test_null_and_steady_never_change():
-    assert {timeline().at(t) for t in (0, 10, 1e6)} == {(None, None)}
-    assert {timeline("steady").at(t) for t in (0, 10, 1e6)} == {(120, 360)}
+    assert {timeline("null").at(t) for t in (0, 10, 1e6)} == {(None, None)}
+    assert {timeline().at(t) for t in (0, 10, 1e6)} == {(120, 360)}
     assert timeline("steady", known=60).at(3) == (20, 60)
     assert timeline("steady", known=90, piece=60).at(3) == (20, 60)
+
+
+@pytest.mark.parametrize(("longest", "start"), [(20, 20 / 3), (12, 3.5), (6, 0.5), (4, 0)])
+def test_a_steady_window_does_not_reach_the_end_of_a_short_piece(longest: float, start: float):
+    assert timeline("steady", known=longest).at(3) == (start, longest)
 
 
 def test_true_values():
