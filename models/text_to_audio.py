@@ -56,8 +56,8 @@ class TextToAudioConfig:
     """Timing and null sequence."""
     window_frames: int = 4096
     """Frames of a training crop: the longest clip that ordinary sampling makes."""
-    longest_seconds: float | None = None
-    """Longest piece (s) whose timing it was trained on; None: not known."""
+    known_seconds: float | None = None
+    """Length (s) up to which it knows pieces well: one training sample in ten had a longer one; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class TextToAudio(nn.Module):
         self.text_encoder.save(folder, dtype=dtype)
         save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
         save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
-        training = {"window_frames": self.config.window_frames, "longest_seconds": self.config.longest_seconds}
+        training = {"window_frames": self.config.window_frames, "known_seconds": self.config.known_seconds}
         save_config(folder, "training", training)
 
     @classmethod

@@ -40,6 +40,8 @@ from train.sharding import shard, whole_norm, whole_weights
 from train.trainer import step_generator, step_generators
 
 VALIDATION_SEED = 1_234_567
+KNOWN_SHARE = 0.9
+"""Share of the training samples whose pieces are at most as long as the exported model claims to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,8 @@ class NoiseConfig:
 class DiffusionTraining(LightningModule):
     """Lightning module; see the module's header."""
 
-    longest_seconds: Tensor
+    num_samples: Tensor
+    """Training samples so far by the length of their piece: of 0, (0, 1], (1, 2], ... seconds."""
 
     def __init__(
         self,
@@ -120,7 +123,8 @@ class DiffusionTraining(LightningModule):
         self.model.text_encoder.requires_grad_(False)
         self.unet_ema = ema_of(model.unet, optimiser.ema_decay)
         self.conditioner_ema = ema_of(model.conditioner, optimiser.ema_decay)
-        self.register_buffer("longest_seconds", torch.tensor(model.config.longest_seconds or 0.0))
+        num_rows = model.conditioner.config.timing.max_seconds + 1
+        self.register_buffer("num_samples", torch.zeros(num_rows, dtype=torch.long))
         self.noise = noise
         self.optimiser = optimiser
         self.demo_config = demo
@@ -304,8 +308,8 @@ class DiffusionTraining(LightningModule):
         model = copy.copy(self.model)
         model._modules = dict(self.model._modules)
         model.unet, model.conditioner = unet, conditioner
-        longest = float(self.longest_seconds) or None
-        model.config = dataclasses.replace(model.config, longest_seconds=longest)
+        known = max(known_seconds(self.num_samples), model.config.known_seconds or 0)
+        model.config = dataclasses.replace(model.config, known_seconds=known or None)
         return model
 
     @torch.no_grad()
@@ -335,7 +339,7 @@ class DiffusionTraining(LightningModule):
         frame_seconds = self.model.vae.hop_length / self.model.vae.config.sample_rate
         begins, total = self._seconds(batch)
         begins = begins + start * frame_seconds
-        self.longest_seconds = torch.maximum(self.longest_seconds, total.nan_to_num(0.0).amax())
+        self.num_samples.index_add_(0, total.nan_to_num(0.0).ceil().long(), (~total.isnan()).long())
         draws = torch.stack([torch.rand(3, generator=generator) for generator in generators], dim=1).to(total.device)
         is_inside = (begins >= 1) & (begins + window.to(begins) * frame_seconds <= total - 1)
         is_unknown = is_inside & (draws[0] < self.optimiser.timing_dropout)
@@ -360,3 +364,8 @@ class DiffusionTraining(LightningModule):
         warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
         progress = min(1.0, step / self.num_steps)
         return warmup * (config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def known_seconds(num_samples: Tensor) -> int:
+    """Return the length (s) that `KNOWN_SHARE` of the samples do not pass, given their number for every second."""
+    return int((num_samples.cumsum(0) < KNOWN_SHARE * num_samples.sum()).sum())

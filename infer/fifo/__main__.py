@@ -120,7 +120,8 @@ def main(
         timing: What the model is told about the place in the piece: always the same middle (steady), nothing (null), or
             the truth (true).
         ending: Tell the model the truth near the end, so that it plays an ending.
-        piece_seconds: Longest piece to tell the model of, for timing other than null; none: the longest it knows.
+        piece_seconds: Longest piece to tell the model of, for timing other than null; none: the longest it
+            knows well.
         negative_prompt: What the sound should not be.
         guidance_scale: How strongly the prompt pulls; 1 is off and twice as fast.
         guidance_clean: Guidance scale of the cleanest slot of the queue, from which it rises or falls to

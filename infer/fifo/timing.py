@@ -26,7 +26,7 @@ class StreamTiming:
     ending: bool = False
     """Whether the last window and the one before are told the truth, so that the model ends the piece itself."""
     piece_seconds: float | None = None
-    """Longest piece (s) to tell the model of; None: the longest that it was trained on."""
+    """Longest piece (s) to tell the model of; None: as long as training knew them well (`TextToAudioConfig`)."""
 
     @property
     def needs_length(self) -> bool:
@@ -39,7 +39,7 @@ class Timeline:
 
     Args:
         table_seconds: largest second in the model's timing table.
-        known_seconds: longest piece the model was trained on; None, not known, is taken as three quarters of the table.
+        known_seconds: longest piece the model knows well; None, not known, is taken as three quarters of the table.
         window_seconds: length of a full window of the queue.
         total_seconds: length of the piece, None if it has no end.
 
@@ -76,7 +76,7 @@ class Timeline:
         return cls(
             timing,
             table_seconds=model.conditioner.config.timing.max_seconds,
-            known_seconds=model.config.longest_seconds,
+            known_seconds=model.config.known_seconds,
             window_seconds=window_frames * model.vae.hop_length / model.vae.config.sample_rate,
             total_seconds=total_seconds,
         )

@@ -17,7 +17,13 @@ from data.clips import LatentDataConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion import DEFAULT_CONFIG, FINETUNE_CONFIG, default_config, main
-from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
+from train.diffusion_training import (
+    DemoConfig,
+    DiffusionOptimiserConfig,
+    DiffusionTraining,
+    NoiseConfig,
+    known_seconds,
+)
 from train.gap import level_losses, prompt_share
 from train.noise_levels import NoiseLevelConfig
 from train.trainer import step_generators
@@ -35,9 +41,9 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
     assert len(list((tiny_run / "demos/step_0000020").glob("*.wav"))) == 2
     model = TextToAudio.load(tiny_run / "export")
     assert model.config.window_frames == 32
-    longest = model.config.longest_seconds
-    assert longest is not None
-    assert 2 <= longest <= 60
+    known = model.config.known_seconds
+    assert known is not None
+    assert 8 <= known <= 40
     assert set(json.loads((tiny_run / "export/config.json").read_text())) == {
         "vae",
         "text_encoder",
@@ -45,6 +51,13 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
         "unet",
         "training",
     }
+
+
+@pytest.mark.parametrize(
+    ("lengths", "known"), [([], 0), ([4] * 7, 4), ([3] * 89 + [500] * 11, 500), ([3] * 90 + [500] * 10, 3)]
+)
+def test_a_model_knows_the_lengths_of_nine_samples_in_ten(lengths: list[int], known: int):
+    assert known_seconds(torch.bincount(torch.tensor(lengths, dtype=torch.long), minlength=513)) == known
 
 
 def test_resumed_training_equals_uninterrupted_training(
