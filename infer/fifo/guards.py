@@ -32,8 +32,8 @@ class GuardConfig:
     """Which guards are on, and where they begin to act."""
 
     pull: float | None = None
-    """Share, 0 to 1, of the excess over the dead zone that a step takes back; 0 is off. None: 1 for the method fifo,
-    unless the model is told where the piece ends; 0 for those it is compared with."""
+    """Share, 0 to 1, of the excess over the dead zone that a step takes back; 0 is off. None: 1 for the method fifo
+    until the model is told where the piece ends; 0 for those it is compared with."""
     anchor: Anchor = "beginning"
     """What the statistics are held to: the stream's first seconds with a text (beginning), or mean 0 and standard
     deviation 1 (training)."""
@@ -120,7 +120,7 @@ class DriftGuard:
         return mean, (self._square / self._weight - mean.square()).clamp(min=1e-8).sqrt()
 
     def forget(self, after_seconds: float) -> None:
-        """Begin anew in so many seconds: the text has changed, what was before is nothing to hold on to."""
+        """Begin anew in so many seconds (infinity: never): what was before is nothing to hold on to."""
         self._mean = self._square = self._anchor = None
         self._weight, self._elapsed = 0.0, -after_seconds
 

@@ -57,6 +57,8 @@ class Steering:
         self._num_context = 0
         self._frame_texts: list[Text] = []  # of the queue's frames
         self._texts: list[Text] = []  # those that differ
+        self.start_seconds = 0.0
+        """Where in the stream (s) the window begins."""
         self._choice: Tensor | None = None  # (queue frames,): which of them each frame follows; None if there is one
         self._position: Position | None = None
         self._conditioning: Conditioning | None = None
@@ -79,7 +81,8 @@ class Steering:
             isinstance(old, str) and isinstance(new, str) and old != new for old, new in zip(before, now, strict=False)
         )
         texts = list(dict.fromkeys(now))
-        position = self.timing(max(0, front - num_context) / self.frames_per_second)
+        self.start_seconds = max(0, front - num_context) / self.frames_per_second
+        position = self.timing(self.start_seconds)
         if texts != self._texts or position != self._position:
             self._conditioning = self._condition(texts, position)
         self._choice = None

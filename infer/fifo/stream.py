@@ -8,6 +8,7 @@
 Every method of `infer.fifo.baselines` runs through the same object, so that they can be compared by changing one word.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -79,10 +80,11 @@ class EndlessStream(Iterator[Tensor]):
         """Called with every chunk of latents (1, channels, frames) before it is decoded."""
         self._offset = 0  # frames of the output before the queue's first one
         self._cues = CueSheet(prompt, chunk, self.queue_config.queue_frames)
+        self._timeline = Timeline.of(config.timing, model, self.queue_config.window, config.seconds)
         self._steering = self._make_steering()
         guards = config.guards
         if guards.pull is None:
-            guards = replace(guards, pull=float(config.method == "fifo" and not config.timing.needs_length))
+            guards = replace(guards, pull=float(config.method == "fifo" and config.timing.mode != "true"))
         self._guard = DriftGuard(self._steering, guards, self.frames_per_second)
         self._fifo = Fifo(
             self._guard,
@@ -107,7 +109,7 @@ class EndlessStream(Iterator[Tensor]):
             network = PartitionedNetwork(network, config.partition_frames, lookahead=config.lookahead)
         elif config.lookahead:
             raise ValueError("lookahead needs partition_frames, the length of the pieces that overlap")
-        timing = Timeline.of(config.timing, model, self.queue_config.window, config.seconds).at
+        timing = self._timeline.at
         if config.method in CLIP_METHODS:
             clip_seconds = self.queue_config.chunk * model.vae.hop_length / SAMPLE_RATE
             timing = lambda _: (0.0, clip_seconds)  # noqa: E731 - every clip is a piece of its own
@@ -182,7 +184,9 @@ class EndlessStream(Iterator[Tensor]):
         text = self._steering.front_text
         if self._steering.move_to(fifo.position + self._offset, fifo.num_context):
             fifo.forget_history()
-        if self._steering.front_text != text:
+        if self._timeline.is_ending(self._steering.start_seconds):
+            self._guard.forget(math.inf)
+        elif self._steering.front_text != text:
             self._guard.forget(self.lead_seconds)
 
     def next_latents(self) -> Tensor:

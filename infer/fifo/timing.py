@@ -83,11 +83,15 @@ class Timeline:
 
     def at(self, start_seconds: float) -> Position:
         """Return what to tell a window that begins `start_seconds` after the start of the stream."""
-        if self.total_seconds is not None:
-            left = self.total_seconds - start_seconds
-            if self.timing.mode == "true" or (self.timing.ending and left <= 2 * self.window_seconds):
-                return self._true(start_seconds, self.total_seconds)
+        if self.total_seconds is not None and (self.timing.mode == "true" or self.is_ending(start_seconds)):
+            return self._true(start_seconds, self.total_seconds)
         return (None, None) if self.timing.mode == "null" else self._steady
+
+    def is_ending(self, start_seconds: float) -> bool:
+        """Whether a window that begins there is told of the end because it is near."""
+        if self.total_seconds is None or not self.timing.ending:
+            return False
+        return self.total_seconds - start_seconds <= 2 * self.window_seconds
 
     def _true(self, start: float, total: float) -> Position:
         """The truth; a piece longer than any the model knows stays in its middle until the end is near."""

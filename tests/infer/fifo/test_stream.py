@@ -159,7 +159,7 @@ def test_only_an_endless_queue_is_held_to_its_beginning_unasked(model: TextToAud
     assert pull() == 1
     assert pull(guards=GuardConfig(pull=0.2), method="slide") == 0.2
     assert pull(method="infinite-audio") == pull(method="concatenate") == 0
-    assert pull(timing=StreamTiming(ending=True), seconds=5.0) == 0
+    assert pull(timing=StreamTiming(mode="true"), seconds=5.0) == 0
 
 
 def test_the_guard_forgets_the_old_text_where_the_new_one_is_heard(model: TextToAudio, monkeypatch: pytest.MonkeyPatch):
@@ -171,6 +171,16 @@ def test_the_guard_forgets_the_old_text_where_the_new_one_is_heard(model: TextTo
     for _ in range(6):
         played.append(stream.next_latents())
     assert forgotten == [3]  # once, as the fourth chunk comes to the front
+
+
+def test_the_guard_lets_go_where_the_ending_begins(model: TextToAudio, monkeypatch: pytest.MonkeyPatch):
+    calls: list[tuple[float, float]] = []
+    monkeypatch.setattr(DriftGuard, "forget", lambda _, after: calls.append((stream._steering.start_seconds, after)))
+    stream = EndlessStream(model, RAIN, replace(CONFIG, seconds=3.0, timing=StreamTiming(ending=True)))
+    list(stream)
+    starts, after = zip(*calls, strict=True)
+    assert set(after) == {float("inf")}
+    assert 0 <= starts[0] - (3.0 - 2 * QUEUE.window / RATE) < QUEUE.chunk / RATE
 
 
 def test_cues_from_the_past_take_effect_as_soon_as_they_can(model: TextToAudio):
