@@ -13,6 +13,16 @@ from data.synthetic.wording import caption, choose_facts
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (*nature.KINDS, *machines.KINDS, *music.KINDS)}
 """Every sound of the corpus by name."""
 
+SCENES: tuple[frozenset[str], ...] = (
+    frozenset(("rain", "thunder", "wind")),
+    frozenset(("waves", "wind", "birds")),
+    frozenset(("birds", "stream", "wind", "frogs", "crickets", "owl", "fire")),
+    frozenset(("engine", "siren", "footsteps")),
+    frozenset(("clock", "telephone", "typewriter", "fan", "knocking", "footsteps")),
+    frozenset(("hammer", "engine", "fan", "alarm")),
+)
+"""Kinds that are often heard together, and asked for together: such layers are drawn as often as chance ones."""
+
 MIN_SECONDS, MAX_SECONDS, MEDIAN_SECONDS = 2.0, 60.0, 9.0
 NOISE_FLOOR_DB = -75.0
 PEAK = 0.9
@@ -64,7 +74,7 @@ def draw_layer(kind: Kind, seconds: float, rng: np.random.Generator, fixed: dict
 
 
 def choose_kinds(rng: np.random.Generator, first: tuple[str, ...]) -> list[Kind]:
-    """One to three kinds that go together: foregrounds, then a background; or one band of instruments.
+    """One to three kinds that go together: foregrounds, then a background; one scene; or one band of instruments.
 
     One of them is out of `first`.
     """
@@ -77,6 +87,8 @@ def choose_kinds(rng: np.random.Generator, first: tuple[str, ...]) -> list[Kind]
             for kind in KINDS.values()
             if kind.group == "music" and kind.name not in ("drone", "sustained note", "bells")
         ]
+    elif (scene := _scene(kinds[0])) and rng.random() < 0.5:
+        band = scene
     else:
         band = [kind for kind in KINDS.values() if kind.bed or (kind.group != "music" and rng.random() < 0.4)]
     while len(kinds) < count:
@@ -84,6 +96,12 @@ def choose_kinds(rng: np.random.Generator, first: tuple[str, ...]) -> list[Kind]
         if kind not in kinds:
             kinds.append(kind)
     return sorted(kinds, key=lambda kind: kind.bed)
+
+
+def _scene(kind: Kind) -> list[Kind]:
+    """Kinds of the scenes that a kind belongs to."""
+    names = frozenset().union(*(scene for scene in SCENES if kind.name in scene))
+    return [other for other in KINDS.values() if other.name in names]
 
 
 def agree(layers: list[Layer]) -> list[Layer]:
@@ -128,14 +146,15 @@ def draw_layers(
 def mix(layers: list[Layer], seeds: list[np.random.SeedSequence], rng: np.random.Generator) -> np.ndarray:
     """Render and add the layers over a faint noise floor: (2, samples)."""
     total = max(round((layer.start_seconds + layer.seconds) * SAMPLE_RATE) for layer in layers)
-    audio = rng.standard_normal((2, total), dtype=np.float32) * np.float32(10 ** (NOISE_FLOOR_DB / 20))
+    floor = rng.standard_normal((2, total), dtype=np.float32) * np.float32(10 ** (NOISE_FLOOR_DB / 20))
+    audio = np.zeros((2, total), dtype=np.float32)
     for layer, seed in zip(layers, seeds, strict=False):
         rendered = KINDS[layer.kind].render(layer, np.random.Generator(np.random.PCG64(seed)))
         start = round(layer.start_seconds * SAMPLE_RATE)
         placed = place(layer, np.atleast_2d(rendered))[:, : total - start]
         audio[:, start : start + placed.shape[-1]] += placed
     audio -= np.mean(audio, axis=-1, keepdims=True)
-    return audio * min(1.0, PEAK / float(np.max(np.abs(audio))))
+    return audio * min(1.0, PEAK / float(np.max(np.abs(audio)))) + floor
 
 
 @dataclass(frozen=True, kw_only=True)
