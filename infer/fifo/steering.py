@@ -57,8 +57,6 @@ class Steering:
         self._num_context = 0
         self._frame_texts: list[Text] = []  # of the queue's frames
         self._texts: list[Text] = []  # those that differ
-        self.start_seconds = 0.0
-        """Where in the stream (s) the window begins."""
         self._choice: Tensor | None = None  # (queue frames,): which of them each frame follows; None if there is one
         self._position: Position | None = None
         self._conditioning: Conditioning | None = None
@@ -67,6 +65,11 @@ class Steering:
     def front_text(self) -> Text:
         """What the next frame to leave follows."""
         return self._frame_texts[0] if self._frame_texts else self.cues.prompt
+
+    @property
+    def start_seconds(self) -> float:
+        """Where in the stream (s) the window begins."""
+        return max(0, self._front - self._num_context) / self.frames_per_second
 
     def move_to(self, front: int, num_context: int) -> bool:
         """Take the queue's place: its first frame, and the number of context frames before it.
@@ -81,14 +84,13 @@ class Steering:
             isinstance(old, str) and isinstance(new, str) and old != new for old, new in zip(before, now, strict=False)
         )
         texts = list(dict.fromkeys(now))
-        self.start_seconds = max(0, front - num_context) / self.frames_per_second
+        self._front, self._num_context = front, num_context
         position = self.timing(self.start_seconds)
         if texts != self._texts or position != self._position:
             self._conditioning = self._condition(texts, position)
         self._choice = None
         if len(texts) > 1:
             self._choice = torch.tensor([texts.index(text) for text in now], device=self.model.device)
-        self._front, self._num_context = front, num_context
         self._frame_texts, self._texts, self._position = now, texts, position
         return changed
 
