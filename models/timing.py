@@ -1,13 +1,14 @@
 """Learned embeddings of where a clip starts in its piece and of how long the piece is.
 
-One table per value, one row per second 0 ... max_seconds, and a last row for "not known", which stands for NaN.
-Both become one token each, appended to the text tokens: (batch, 2, width).
+One table per value, one row per second 0 ... max_seconds, and a last row for "not known", which stands for NaN. Between
+two seconds the rows are interpolated, so that the row for 7 s stands for 7 s. (With the paper's rounding it stands for
+all pieces of 6 to 7 s, and what is asked for 7 s ends early.) Both become one token each, appended to the text tokens:
+(batch, 2, width).
 
 Source: Evans et al. 2024 (2402.04825), section 3.3.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,22 +62,23 @@ class TimingEmbedder(nn.Module):
 
     def forward(self, seconds_start: Tensor, seconds_total: Tensor) -> Tensor:
         """Embed both values, each (batch,) in seconds, NaN where not known; returns (batch, 2, width)."""
-        start = self.seconds_start(self._rows("seconds_start", seconds_start, torch.floor))
-        total = self.seconds_total(self._rows("seconds_total", seconds_total, torch.ceil))
+        start = self._embed("seconds_start", self.seconds_start, seconds_start)
+        total = self._embed("seconds_total", self.seconds_total, seconds_total)
         return torch.stack([start, total], dim=1)
 
-    def _rows(self, name: str, seconds: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
-        """Map seconds (batch,) to table rows: start rounds down, total rounds up, NaN takes the null row."""
-        seconds = seconds.to(self.seconds_start.weight.device)
-        null_row = self.config.max_seconds + 1
-        rows = rounding(seconds).nan_to_num(nan=float(null_row))
-        outside = (rows < 0) | (rows > null_row) | ((rows == null_row) & ~seconds.isnan())
+    def _embed(self, name: str, table: nn.Embedding, seconds: Tensor) -> Tensor:
+        """Embed seconds (batch,) between the rows on either side; NaN takes the null row."""
+        seconds = seconds.to(table.weight.device)
+        longest = self.config.max_seconds
+        is_unknown = seconds.isnan()
+        outside = ~((seconds >= 0) & (seconds <= longest)) & ~is_unknown
         if outside.any():
             got = float(seconds[outside][0])
-            raise ValueError(
-                f"{name} must be 0 to {self.config.max_seconds} seconds, got {got:g}; leave it out if unknown"
-            )
-        return rows.long()
+            raise ValueError(f"{name} must be 0 to {longest} seconds, got {got:g}; leave it out if unknown")
+        seconds = torch.where(is_unknown, longest + 1, seconds)
+        before, after = seconds.floor(), seconds.ceil()
+        share = (seconds - before).to(table.weight.dtype).unsqueeze(-1)
+        return torch.lerp(table(before.long()), table(after.long()), share)
 
 
 def _sinusoids(seconds: Tensor, width: int, longest_seconds: float) -> Tensor:

@@ -38,7 +38,7 @@ def main(
     """Compare the length that is asked for with the length of the sound.
 
     Args:
-        lengths: How many lengths, whole seconds evenly spread over the window (the model knows no finer ones).
+        lengths: How many lengths, whole seconds evenly spread over the window.
         seconds: Length of the window; none: that of the training.
         prompts: What to ask for; none: six plain sounds that last.
         samples: Clips of each prompt and length.

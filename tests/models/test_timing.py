@@ -1,4 +1,4 @@
-"""Timing tokens: rounding, null entries, limits, and a start at which neighbouring seconds are alike."""
+"""Timing tokens: interpolation, null entries, limits, and a start at which neighbouring seconds are alike."""
 
 import math
 
@@ -21,8 +21,9 @@ def embed(embedder: TimingEmbedder, start: float, total: float) -> torch.Tensor:
     return embedder(torch.tensor([start]), torch.tensor([total]))[0]
 
 
-def test_start_rounds_down_and_total_rounds_up(embedder: TimingEmbedder):
-    torch.testing.assert_close(embed(embedder, 3.99, 7.01), embed(embedder, 3.0, 8.0))
+def test_a_time_between_two_seconds_lies_between_their_rows(embedder: TimingEmbedder):
+    low, high = embed(embedder, 3.0, 7.0), embed(embedder, 4.0, 8.0)
+    torch.testing.assert_close(embed(embedder, 3.25, 7.25), 0.75 * low + 0.25 * high)
     assert not torch.equal(embed(embedder, 3.0, 8.0)[0], embed(embedder, 4.0, 8.0)[0])
     assert not torch.equal(embed(embedder, 3.0, 8.0)[1], embed(embedder, 3.0, 9.0)[1])
 
@@ -51,6 +52,7 @@ def test_a_batch_mixes_known_and_unknown(embedder: TimingEmbedder):
     ("start", "total", "named"),
     [
         (-0.5, 8.0, "seconds_start must be 0 to 512 seconds, got -0.5"),
+        (512.5, 8.0, "seconds_start must be 0 to 512 seconds, got 512.5"),
         (513.0, 8.0, "seconds_start must be 0 to 512 seconds, got 513"),
         (0.0, 512.5, "seconds_total must be 0 to 512 seconds, got 512.5"),
         (0.0, math.inf, "seconds_total must be 0 to 512 seconds, got inf"),
