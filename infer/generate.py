@@ -53,13 +53,7 @@ def generate(
     Raises:
         ValueError: an argument is outside of its range.
     """
-    check_seconds(seconds)
-    longest = window_seconds(model)
-    if seconds > longest:
-        raise ValueError(
-            f"seconds must be at most {longest:.2f}, the window the model was trained on, got {seconds:g}; "
-            "for longer sound use python -m infer.fifo"
-        )
+    check_length(model, seconds)
     num_samples = max(1, round(seconds * SAMPLE_RATE))
     num_frames = math.ceil(num_samples / model.vae.hop_length)
     denoiser = prompt_denoiser(
@@ -88,6 +82,17 @@ def generate(
 def window_seconds(model: TextToAudio) -> float:
     """Return the length of the longest clip that ordinary sampling makes."""
     return model.config.window_frames * model.vae.hop_length / SAMPLE_RATE
+
+
+def check_length(model: TextToAudio, seconds: float) -> None:
+    """Refuse clips that `model` cannot make at once."""
+    check_seconds(seconds)
+    longest = window_seconds(model)
+    if seconds > longest:
+        raise ValueError(
+            f"seconds must be at most {longest:.2f}, the window the model was trained on, got {seconds:g}; "
+            "for longer sound use python -m infer.fifo"
+        )
 
 
 def main(
@@ -155,6 +160,7 @@ def main(
         audio = torch.from_numpy(read_audio(init_audio, num_samples=math.ceil(longest * SAMPLE_RATE)))
     if seconds is None:
         seconds = longest if audio is None else min(longest, audio.shape[-1] / SAMPLE_RATE)
+    check_length(bundle, seconds)
     edit = None if audio is None else make_edit(bundle.vae, audio, seconds, inpaint, strength)
     num_batches = math.ceil(len(clips) / batch_size)
     with tqdm(total=num_batches * num_steps, desc=f"{len(clips)} x {seconds:.4g} s", unit="step") as bar:

@@ -121,11 +121,17 @@ def test_one_chunk_fifo_is_generate(tiny_model: TextToAudio):
     assert torch.allclose(clip[:, :-882], streamed[:, :-882], atol=1e-5)
 
 
-def test_a_clip_longer_than_the_training_window_is_refused(tiny_model: TextToAudio):
+def test_a_clip_longer_than_the_training_window_is_refused(
+    tiny_model: TextToAudio, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     longest = 4096 * tiny_model.vae.hop_length / 44_100
     with pytest.raises(ValueError, match=r"seconds must be at most .*, the window .* got 1000; .* infer.fifo"):
         generate(tiny_model, [PROMPT], seconds=1000, seeds=[0], guidance=GuidanceConfig())
     assert window_seconds(tiny_model) == pytest.approx(longest)
+    with pytest.raises(SystemExit):
+        make_clips(tiny_folder, tmp_path / "a.wav", "--seconds", "1000")
+    (line,) = capsys.readouterr().err.splitlines()  # no progress bar before it
+    assert line.startswith("error: seconds must be at most")
 
 
 def test_user_errors_are_one_line_and_exit_code_2(
