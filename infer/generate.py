@@ -85,7 +85,7 @@ def window_seconds(model: TextToAudio) -> float:
 
 
 def check_length(model: TextToAudio, seconds: float) -> None:
-    """Refuse clips that `model` cannot make at once."""
+    """Raise ValueError where `model` cannot make a clip of this length at once."""
     check_seconds(seconds)
     longest = window_seconds(model)
     if seconds > longest:

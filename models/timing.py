@@ -70,12 +70,11 @@ class TimingEmbedder(nn.Module):
         """Embed seconds (batch,) between the rows on either side; NaN takes the null row."""
         seconds = seconds.to(table.weight.device)
         longest = self.config.max_seconds
-        is_unknown = seconds.isnan()
-        outside = ~((seconds >= 0) & (seconds <= longest)) & ~is_unknown
+        outside = (seconds < 0) | (seconds > longest)  # NaN is neither
         if outside.any():
             got = float(seconds[outside][0])
             raise ValueError(f"{name} must be 0 to {longest} seconds, got {got:g}; leave it out if unknown")
-        seconds = torch.where(is_unknown, longest + 1, seconds)
+        seconds = seconds.nan_to_num(nan=float(longest + 1))
         before, after = seconds.floor(), seconds.ceil()
         share = (seconds - before).to(table.weight.dtype).unsqueeze(-1)
         return torch.lerp(table(before.long()), table(after.long()), share)
