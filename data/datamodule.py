@@ -11,13 +11,16 @@ The training stream has no end and no epochs: limit it with the trainer's steps 
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import lightning
 from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
+from data import latents
+from data.clips import LatentDataConfig
 from data.corpus import SyntheticSource
 from data.folder import FolderSource
-from data.latent_source import LatentSource
+from data.latent_source import LatentIndex, LatentSource
 from data.stream import Source, TrainingStream, ValidationBatches
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,9 @@ class DataConfig:
     latents: tuple[str, ...] | str | None = None
     """A folder of latent shards written by `python -m data.latents`, or a list of them, where one named twice weighs
     twice (diffusion training)."""
+    rehearse: int = 0
+    """Fine-tuning on a folder: clips of the procedural corpus, which checkpoints/demo was trained on, that are half of
+    what is drawn, so that what they taught is kept; 0: none, for a model that never knew them."""
     crop_samples: int = 65_536
     """Length of a training crop of audio (samples)."""
     crop_frames: int = 256
@@ -55,7 +61,7 @@ class DataConfig:
         for name in ("crop_samples", "crop_frames", "batch_size", "crops_per_clip"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_workers", "num_validation"):
+        for name in ("rehearse", "num_workers", "num_validation"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} must not be negative, got {getattr(self, name)}")
         for name in ("validation_share", "max_unreadable_share"):
@@ -176,3 +182,46 @@ class LatentDataModule(_StreamDataModule):
         if self.config.latents is None:
             raise ValueError("data.latents is not set: write latents with python -m data.latents and give their folder")
         return LatentSource(self.config.latents, self.seed, self.config.crop_frames, self.config.num_validation)
+
+
+class TuningDataModule(_StreamDataModule):
+    """Random crops of a folder's latents, and as many of the rehearsed clips; all are encoded once, before the start.
+
+    A crop that is encoded as it comes costs three times its training step on a CPU, and a small folder's clips come
+    again and again. Validation has the folder's clips alone.
+
+    Args:
+        config: names the folder; `rehearse` clips of the procedural corpus come besides.
+        model: checkpoint folder with the autoencoder.
+        out: folder for the latents; what an interrupted start left there is kept.
+    """
+
+    def __init__(self, config: DataConfig, model: Path, out: Path, hop_length: int, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self.model = model
+        self.own, self.rehearsed = out / "own", out / "rehearsed"
+        self.crop_frames = config.crop_samples // hop_length
+        self.prepare_data_per_node = False  # the run folder is one for all nodes
+
+    def prepare_data(self) -> None:
+        config = self.config
+        own = LatentDataConfig(
+            folder=config.folder,
+            num_workers=config.num_workers,
+            validation_share=config.validation_share,
+            max_unreadable_share=config.max_unreadable_share,
+        )
+        self.own.parent.mkdir(parents=True, exist_ok=True)
+        latents.main(self.model, self.own, own)
+        if config.rehearse:
+            logger.info(
+                "rehearsing %d clips of the procedural corpus; --data.rehearse 0 leaves them out", config.rehearse
+            )
+            corpus = LatentDataConfig(num_workers=config.num_workers)
+            latents.main(self.model, self.rehearsed, corpus, clips=config.rehearse, validation_clips=0, seed=self.seed)
+
+    def make_source(self) -> Source:
+        folders = (self.own, self.rehearsed) if self.config.rehearse else (self.own,)
+        clips = {folder: LatentIndex.load(folder).num_clips for folder in folders}
+        drawn = [folder for folder, num in clips.items() for _ in range(round(max(clips.values()) / num))]
+        return LatentSource(drawn, self.seed, self.crop_frames, self.config.num_validation)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.cli import run
-from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
+from data.datamodule import AudioDataModule, DataConfig, LatentDataModule, TuningDataModule
 from data.latent_source import LatentIndex
 from data.latents import fingerprint
 from models.text_encoder import TextEncoder
@@ -64,7 +64,8 @@ def main(
         model: sizes of the U-Net and what conditions it.
         noise: noise levels.
         optimiser: learning rate, dropout of conditions, EMA.
-        data: what is trained on; audio that is not pre-encoded is encoded as it comes.
+        data: what is trained on; audio that is not pre-encoded is encoded as it comes, or with `init_from` a folder's
+            once, before the start, to RUN/latents.
         trainer: length, devices, precision.
         demo: prompts that are rendered as training goes.
         vae: checkpoint folder with the trained autoencoder.
@@ -97,7 +98,11 @@ def main(
         module.num_tokens = network.max_tokens
     if data.latents is not None:
         check_latents(data.latents, network.vae)
-    source = LatentDataModule(data, seed) if data.latents is not None else AudioDataModule(data, seed)
+        source = LatentDataModule(data, seed)
+    elif init_from is not None and data.folder is not None:
+        source = TuningDataModule(data, init_from, run / "latents", network.vae.hop_length, seed)
+    else:
+        source = AudioDataModule(data, seed)
     callbacks = [Demos(run / "demos", network.vae.config.sample_rate), Export(run / "export")]
     fit(module, source, trainer, run, resume, callbacks)
     logger.info("wrote %s", run / "export")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from webdataset.compat import WebDataset
 
 from data import latents as command
 from data.clips import LatentDataConfig
-from data.datamodule import DataConfig, LatentDataModule
+from data.datamodule import DataConfig, LatentDataModule, TuningDataModule
 from data.latent_source import LatentIndex, LatentSource
 from models.vae import VAE, VAEConfig
 
@@ -251,3 +252,34 @@ def test_several_folders_are_one_source(model: Path, encoded: Path, tmp_path: Pa
     dataclasses.replace(index, origin=index.origin | {"vae": "another"}).save(tmp_path / "more")
     with pytest.raises(ValueError, match="latents of different autoencoders"):
         LatentSource((encoded, tmp_path / "more"), 0, 16, 8)
+
+
+@pytest.mark.parametrize(("rehearse", "times_own", "times_rehearsed"), [(6, 2, 1), (1, 1, 3), (0, 1, 1)])
+def test_tuning_draws_a_folder_and_rehearsed_clips_alike(
+    model: Path, songs: Path, tmp_path: Path, rehearse: int, times_own: int, times_rehearsed: int
+) -> None:
+    config = DataConfig(
+        folder=str(songs), rehearse=rehearse, crop_samples=16 * _HOP, num_workers=0, validation_share=0.25
+    )
+    data = TuningDataModule(config, model, tmp_path / "run/latents", _HOP, seed=5)
+    data.prepare_data()
+    data.setup()
+    source = data.source
+    assert isinstance(source, LatentSource)
+    length = 3 * times_own + rehearse * times_rehearsed  # one pass: three of the four files train
+    names = Counter(source.training[n][0].json(source.training[n][1], "about")["name"] for n in range(length))
+    assert len(source.training) == length
+    assert [count for name, count in names.items() if name.endswith(".wav")] == [times_own] * 3
+    assert names["train/0"] == (times_rehearsed if rehearse else 0)
+    assert source.draw(0)[0]["latents"].shape == (4, 16)
+    assert {source.draw_validation(n)["prompt"] for n in range(8)} <= {f"noise {name}" for name in _LENGTHS}
+
+
+def test_tuning_keeps_what_was_encoded(model: Path, songs: Path, tmp_path: Path) -> None:
+    config = DataConfig(folder=str(songs), rehearse=2, num_workers=0)
+    data = TuningDataModule(config, model, tmp_path / "latents", _HOP)
+    data.prepare_data()
+    shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+    assert len(shards) == 3
+    data.prepare_data()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")} == shards

@@ -135,8 +135,9 @@ def test_fine_tuning_warns_of_latents_unlike_the_models(
             (tmp_path / name / f"{index}.txt").write_text(name)
     model = shutil.copytree(tiny_run / "export", tmp_path / "model")
     latent_statistics.main(model, LatentDataConfig(folder=str(tmp_path / "noise")), force=True)
-    options = ["--init_from", str(model), "--trainer.max_steps", "1", "--data.folder"]
-    train("diffusion", tmp_path / "alike", *options, str(tmp_path / "noise"))
+    options = ["--init_from", str(model), "--trainer.max_steps", "1", "--data.rehearse", "2", "--data.folder"]
+    folder = train("diffusion", tmp_path / "alike", *options, str(tmp_path / "noise"))
+    assert {path.parent.name for path in folder.rglob("train-*.tar")} == {"own", "rehearsed"}
     assert "off the checkpoint's statistics" not in caplog.text
     train("diffusion", tmp_path / "unlike", *options, str(tmp_path / "silence"))
     assert "off the checkpoint's statistics" in caplog.text
