@@ -32,8 +32,8 @@ class GuardConfig:
     """Which guards are on, and where they begin to act."""
 
     pull: float | None = None
-    """Share, 0 to 1, of the excess over the dead zone that a step takes back; 0 is off. None: 1 for the method fifo
-    until the model is told where the piece ends; 0 for those it is compared with."""
+    """Share, 0 to 1, of the excess over the dead zone that a step takes back; 0 is off. None: 1 for the method fifo, as
+    strong as it then is from where the model is told of the piece's end; 0 for those it is compared with."""
     anchor: Anchor = "beginning"
     """What the statistics are held to: the stream's first seconds with a text (beginning), or mean 0 and standard
     deviation 1 (training)."""
@@ -79,6 +79,7 @@ class DriftGuard:
         self.config = config
         self.frames_per_second = frames_per_second
         self._anchor: tuple[Tensor, Tensor] | None = None  # mean and deviation (batch, channels, 1) to be held
+        self._held: tuple[Tensor, Tensor] | None = None  # scale and shift that stay as they are
         self._elapsed = 0.0  # seconds of the present text
         self._weight = 0.0  # of what has left, 1 once the time constant is well past
         self._mean: Tensor | None = None  # (batch, channels, 1), running
@@ -101,6 +102,8 @@ class DriftGuard:
     def _correction(self) -> tuple[Tensor, Tensor] | None:
         """Scale and shift of the clean latents, (batch, channels, 1); None where nothing is to be done."""
         config = self.config
+        if self._held is not None:
+            return self._held
         if not config.pull or self._anchor is None or self._weight < 0.1:
             return None
         mean, deviation = self._statistics()
@@ -119,9 +122,14 @@ class DriftGuard:
         mean = self._mean / self._weight
         return mean, (self._square / self._weight - mean.square()).clamp(min=1e-8).sqrt()
 
+    def hold(self) -> None:
+        """Pull from here on as now, whatever leaves: sound may fade, and what the pull kept down stays down."""
+        if self._held is None:
+            self._held = self._correction()
+
     def forget(self, after_seconds: float) -> None:
-        """Begin anew in so many seconds (infinity: never): what was before is nothing to hold on to."""
-        self._mean = self._square = self._anchor = None
+        """Begin anew in so many seconds: what was before is nothing to hold on to."""
+        self._mean = self._square = self._anchor = self._held = None
         self._weight, self._elapsed = 0.0, -after_seconds
 
     def observe(self, chunk: Tensor) -> bool:
@@ -162,12 +170,14 @@ class DriftGuard:
     def state_dict(self) -> dict[str, Any]:
         """Return what the guard has seen."""
         running = [self._weight, self._mean, self._square, self._movement, self._last, self._rest]
-        return {"running": running, "anchor": list(self._anchor or ()), "elapsed": self._elapsed}
+        anchor, held = (list(pair or ()) for pair in (self._anchor, self._held))
+        return {"running": running, "anchor": anchor, "held": held, "elapsed": self._elapsed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._weight, self._mean, self._square, self._movement, self._last, self._rest = state["running"]
         self._anchor, self._elapsed = tuple(state["anchor"]) or None, state["elapsed"]
+        self._held = tuple(state.get("held", ())) or None  # states of before this was kept have none
 
 
 def _running(before: Tensor | None, value: Tensor, keep: float) -> Tensor:

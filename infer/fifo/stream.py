@@ -8,7 +8,6 @@
 Every method of `infer.fifo.baselines` runs through the same object, so that they can be compared by changing one word.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -184,10 +183,10 @@ class EndlessStream(Iterator[Tensor]):
         text = self._steering.front_text
         if self._steering.move_to(fifo.position + self._offset, fifo.num_context):
             fifo.forget_history()
-        if self._timeline.is_ending(self._steering.start_seconds):
-            self._guard.forget(math.inf)
-        elif self._steering.front_text != text:
+        if self._steering.front_text != text:
             self._guard.forget(self.lead_seconds)
+        if self._timeline.is_ending(self._steering.start_seconds):
+            self._guard.hold()
 
     def next_latents(self) -> Tensor:
         """Make the next chunk (1, channels, frames) and leave the sound out; StopIteration where the piece ends."""

@@ -100,6 +100,24 @@ def test_a_new_text_has_a_new_beginning():
         assert torch.allclose(estimate(guard, x, t), free, atol=1e-5)
 
 
+def test_held_it_goes_on_as_it_was():
+    guard = DriftGuard(towards(noise(40)), PULL, RATE)
+    x, t = noise(40, 1), torch.linspace(0.1, 1, 40)[None]
+    guard.hold()  # nothing to hold yet
+    for seed in range(20):
+        guard.observe(3 * noise(40, seed) + 2.0)
+    pulled = estimate(guard, x, t)
+    guard.hold()
+    for seed in range(20):
+        guard.observe(0.1 * noise(40, seed))  # it fades, and is not pulled up
+    again = DriftGuard(towards(noise(40)), PULL, RATE)
+    again.load_state_dict(guard.state_dict())
+    for held in (guard, again):
+        assert torch.equal(estimate(held, x, t), pulled)
+    guard.forget(after_seconds=0.0)
+    assert not torch.equal(estimate(guard, x, t), pulled)
+
+
 def test_standing_still_is_noticed_once_in_a_while():
     config = GuardConfig(renoise=True, renoise_every_seconds=4.0, seconds=2.0)
     guard = DriftGuard(towards(noise(40)), config, RATE)
