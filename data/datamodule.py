@@ -36,8 +36,8 @@ class DataConfig:
     """A folder of latent shards written by `python -m data.latents`, or a list of them, where one named twice weighs
     twice (diffusion training)."""
     rehearse: int = 0
-    """Fine-tuning on a folder: clips of the procedural corpus, which checkpoints/demo was trained on, that are half of
-    what is drawn, so that what they taught is kept; 0: none, for a model that never knew them."""
+    """Clips of the procedural corpus, which checkpoints/demo was trained on, that are half of what is drawn in
+    fine-tuning on a folder (diffusion training), so that old prompts survive; 0: none, for a model of other sounds."""
     crop_samples: int = 65_536
     """Length of a training crop of audio (samples)."""
     crop_frames: int = 256
