@@ -20,7 +20,7 @@ from data import latents
 from data.clips import LatentDataConfig
 from data.corpus import SyntheticSource
 from data.folder import FolderSource
-from data.latent_source import LatentIndex, LatentSource
+from data.latent_source import LatentIndex, LatentSource, open_shards
 from data.stream import Source, TrainingStream, ValidationBatches
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class TuningDataModule(_StreamDataModule):
         super().__init__(config, seed)
         self.model = model
         self.own, self.rehearsed = out / "own", out / "rehearsed"
-        self.crop_frames = config.crop_samples // hop_length
+        self.crop_frames = -(-config.crop_samples // hop_length)
         self.prepare_data_per_node = False  # the run folder is one for all nodes
 
     def prepare_data(self) -> None:
@@ -222,6 +222,8 @@ class TuningDataModule(_StreamDataModule):
 
     def make_source(self) -> Source:
         folders = (self.own, self.rehearsed) if self.config.rehearse else (self.own,)
-        clips = {folder: LatentIndex.load(folder).num_clips for folder in folders}
+        clips = {folder: len(open_shards(folder, LatentIndex.load(folder), "train")) for folder in folders}
+        if not clips[self.own]:
+            raise ValueError(f"none of the training files in {self.config.folder} can be read")
         drawn = [folder for folder, num in clips.items() for _ in range(round(max(clips.values()) / num))]
         return LatentSource(drawn, self.seed, self.crop_frames, self.config.num_validation)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from webdataset.compat import WebDataset
 from data import latents as command
 from data.clips import LatentDataConfig
 from data.datamodule import DataConfig, LatentDataModule, TuningDataModule
+from data.folder import list_entries, split_entries
 from data.latent_source import LatentIndex, LatentSource
 from models.vae import VAE, VAEConfig
 
@@ -283,3 +285,14 @@ def test_tuning_keeps_what_was_encoded(model: Path, songs: Path, tmp_path: Path)
     assert len(shards) == 3
     data.prepare_data()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")} == shards
+
+
+def test_tuning_stops_where_only_rehearsed_clips_are_left(model: Path, songs: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        shutil.copy(songs / f"{name}.wav", tmp_path)
+    (training,), _ = split_entries(list_entries(tmp_path), 0.5)
+    list_entries(tmp_path)[training].path.write_bytes(b"RIFF no audio")
+    data = TuningDataModule(DataConfig(folder=str(tmp_path), rehearse=1, num_workers=0), model, tmp_path / "out", _HOP)
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r"none of the training files in .* can be read"):
+        data.setup()
