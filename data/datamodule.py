@@ -194,13 +194,14 @@ class TuningDataModule(_StreamDataModule):
         config: names the folder; `rehearse` clips of the procedural corpus come besides.
         model: checkpoint folder with the autoencoder.
         out: folder for the latents; what an interrupted start left there is kept.
+        crop_frames: length of a crop, `config.crop_samples` in the model's frames.
     """
 
-    def __init__(self, config: DataConfig, model: Path, out: Path, hop_length: int, seed: int = 0) -> None:
+    def __init__(self, config: DataConfig, model: Path, out: Path, crop_frames: int, seed: int = 0) -> None:
         super().__init__(config, seed)
         self.model = model
         self.own, self.rehearsed = out / "own", out / "rehearsed"
-        self.crop_frames = -(-config.crop_samples // hop_length)
+        self.crop_frames = crop_frames
         self.prepare_data_per_node = False  # the run folder is one for all nodes
 
     def prepare_data(self) -> None:

@@ -9,6 +9,7 @@ posterior and a new crop every time.
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class LatentSource:
     An item has latents (channels, crop_frames) float32, a fresh sample of the posterior; frame_mask (crop_frames,)
     bool, False where a clip shorter than the crop was filled up with the latents of silence; prompt; seconds_start of
     the crop in its clip and seconds_total of the clip. The clips of all folders come in an order shuffled anew for
-    every pass; those of a folder that is named twice come twice.
+    every pass; those of a folder that is named twice come twice (in validation once).
 
     Raises:
         FileNotFoundError: no folder of latents, or shards are missing.
@@ -96,20 +97,20 @@ class LatentSource:
     items_per_draw = 1
 
     def __init__(self, folders: str | Path | Sequence[str | Path], seed: int, crop_frames: int, num_validation: int):
-        folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+        times = Counter(map(Path, [folders] if isinstance(folders, str | Path) else folders))
+        indices = {folder: LatentIndex.load(folder) for folder in times}
+        first, self.index = next(iter(indices.items()))
         self.seed = seed
         self.crop_frames = crop_frames
-        indices = [LatentIndex.load(folder) for folder in folders]
-        self.index = indices[0]
         self.training: list[tuple[Shard, str]] = []
         self.validation: list[tuple[Shard, str]] = []
-        for folder, index in zip(folders, indices, strict=True):
+        for folder, index in indices.items():
             if index.origin["vae"] != self.index.origin["vae"]:
-                raise ValueError(f"{folder} and {folders[0]} hold latents of different autoencoders: encode one anew")
-            self.training += open_shards(folder, index, "train")
+                raise ValueError(f"{folder} and {first} hold latents of different autoencoders: encode one anew")
+            self.training += times[folder] * open_shards(folder, index, "train")
             self.validation += open_shards(folder, index, "validation")
         if not self.training:
-            raise ValueError(f"{' and '.join(map(str, folders))} holds no training clips")
+            raise ValueError(f"{' and '.join(map(str, times))} holds no training clips")
         self.num_validation = num_validation if self.validation else 0
         self._silence = np.array([self.index.silence_mean, self.index.silence_std], np.float32)  # (2, channels)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))

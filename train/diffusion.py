@@ -85,7 +85,7 @@ def main(
         network = TextToAudio.load(init_from)
         network.unet.requires_grad_(True)
         network.conditioner.requires_grad_(True)
-        frames = data.crop_samples // network.vae.hop_length if data.latents is None else data.crop_frames
+        frames = network.vae.num_frames(data.crop_samples) if data.latents is None else data.crop_frames
         longest = max(frames, network.config.window_frames)
         network.config = dataclasses.replace(network.config, window_frames=longest)
     else:
@@ -100,7 +100,7 @@ def main(
         check_latents(data.latents, network.vae)
         source = LatentDataModule(data, seed)
     elif init_from is not None and data.folder is not None:
-        source = TuningDataModule(data, init_from, run / "latents", network.vae.hop_length, seed)
+        source = TuningDataModule(data, init_from, run / "latents", network.vae.num_frames(data.crop_samples), seed)
     else:
         source = AudioDataModule(data, seed)
     callbacks = [Demos(run / "demos", network.vae.config.sample_rate), Export(run / "export")]

@@ -249,7 +249,9 @@ def test_several_folders_are_one_source(model: Path, encoded: Path, tmp_path: Pa
     assert [key for _, key in both.validation] == [key for _, key in one.validation]
     lengths = {both.draw(index)[0]["seconds_total"] for index in range(len(both.training))}
     assert len(lengths) == len(both.training)  # each once in a pass
-    assert len(LatentSource((encoded, tmp_path / "more", tmp_path / "more"), 0, 16, 8).training) == len(lengths) + 3
+    twice = LatentSource((encoded, tmp_path / "more", encoded), 0, 16, 8)
+    assert len(twice.training) == 2 * len(one.training) + 3
+    assert len(twice.validation) == len(one.validation)
     index = LatentIndex.load(tmp_path / "more")
     dataclasses.replace(index, origin=index.origin | {"vae": "another"}).save(tmp_path / "more")
     with pytest.raises(ValueError, match="latents of different autoencoders"):
@@ -260,10 +262,8 @@ def test_several_folders_are_one_source(model: Path, encoded: Path, tmp_path: Pa
 def test_tuning_draws_a_folder_and_rehearsed_clips_alike(
     model: Path, songs: Path, tmp_path: Path, rehearse: int, times_own: int, times_rehearsed: int
 ) -> None:
-    config = DataConfig(
-        folder=str(songs), rehearse=rehearse, crop_samples=16 * _HOP, num_workers=0, validation_share=0.25
-    )
-    data = TuningDataModule(config, model, tmp_path / "run/latents", _HOP, seed=5)
+    config = DataConfig(folder=str(songs), rehearse=rehearse, num_workers=0, validation_share=0.25)
+    data = TuningDataModule(config, model, tmp_path / "run/latents", 16, seed=5)
     data.prepare_data()
     data.setup()
     source = data.source
@@ -279,7 +279,7 @@ def test_tuning_draws_a_folder_and_rehearsed_clips_alike(
 
 def test_tuning_keeps_what_was_encoded(model: Path, songs: Path, tmp_path: Path) -> None:
     config = DataConfig(folder=str(songs), rehearse=2, num_workers=0)
-    data = TuningDataModule(config, model, tmp_path / "latents", _HOP)
+    data = TuningDataModule(config, model, tmp_path / "latents", 16)
     data.prepare_data()
     shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
     assert len(shards) == 3
@@ -292,7 +292,7 @@ def test_tuning_stops_where_only_rehearsed_clips_are_left(model: Path, songs: Pa
         shutil.copy(songs / f"{name}.wav", tmp_path)
     (training,), _ = split_entries(list_entries(tmp_path), 0.5)
     list_entries(tmp_path)[training].path.write_bytes(b"RIFF no audio")
-    data = TuningDataModule(DataConfig(folder=str(tmp_path), rehearse=1, num_workers=0), model, tmp_path / "out", _HOP)
+    data = TuningDataModule(DataConfig(folder=str(tmp_path), rehearse=1, num_workers=0), model, tmp_path / "out", 16)
     data.prepare_data()
     with pytest.raises(ValueError, match=r"none of the training files in .* can be read"):
         data.setup()
