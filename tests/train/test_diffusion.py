@@ -111,7 +111,7 @@ def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path)
         torch.testing.assert_close(tuned.unet.state_dict()[key], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("crop_samples", "window"), [("16384", 32), ("65536", 64)])
+@pytest.mark.parametrize(("crop_samples", "window"), [("16384", 32), ("65000", 64)])
 def test_going_on_has_a_configuration_of_its_own(tmp_path: Path, tiny_run: Path, crop_samples: str, window: int):
     assert default_config(["--run", "runs/x"]) == DEFAULT_CONFIG
     for given in (["--init_from", "model"], ["--run", "runs/x", "--init_from=model"]):
