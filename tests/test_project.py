@@ -1,4 +1,4 @@
-"""The rules of the project that hold for every file: import order, names, documents, configurations, no machine paths."""
+"""The rules of the project that hold for every file: import order, names, documents, configurations, paths."""
 
 import ast
 import importlib
