@@ -17,15 +17,10 @@ from data.clips import LatentDataConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion import DEFAULT_CONFIG, FINETUNE_CONFIG, default_config, main
-from train.diffusion_training import (
-    DemoConfig,
-    DiffusionOptimiserConfig,
-    DiffusionTraining,
-    NoiseConfig,
-    known_seconds,
-)
+from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig, known_seconds
 from train.gap import level_losses, prompt_share
 from train.noise_levels import NoiseLevelConfig
+from train.optimisation import OptimiserConfig
 from train.trainer import step_generators
 
 
@@ -63,13 +58,13 @@ def test_a_model_knows_the_lengths_of_nine_samples_in_ten(lengths: list[int], kn
 def test_resumed_training_equals_uninterrupted_training(
     tmp_path: Path, tiny_run: Path, tiny_parts: list[str], assert_same_weights
 ):
-    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--optimiser.finish_share", "0", *tiny_parts)
+    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--noise.finish_share", "0", *tiny_parts)
     train("diffusion", tmp_path / "run", "--resume", "last", *tiny_parts)
     assert_same_weights(tmp_path / "run", tiny_run)
 
 
 def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str], assert_same_weights):
-    options = [*tiny_parts, "--optimiser.name", "muon", "--optimiser.finish_share", "0"]
+    options = [*tiny_parts, "--optimiser.name", "muon", "--noise.finish_share", "0"]
     train("diffusion", tmp_path / "whole", *options, "--trainer.max_steps", "6")
     train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "3")
     train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "6", "--resume", "last")
@@ -94,7 +89,7 @@ def test_an_optimiser_that_cannot_be_is_one_line(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_takes_prompts_of_any_length(tmp_path: Path, tiny_parts: list[str]):
-    options = ["--compile", "true", "--trainer.max_steps", "4", "--optimiser.finish_share", "0"]
+    options = ["--compile", "true", "--trainer.max_steps", "4", "--noise.finish_share", "0"]
     folder = train("diffusion", tmp_path / "run", *options, *tiny_parts)
     with (folder / "csv/version_0/metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
@@ -143,11 +138,9 @@ def test_fine_tuning_warns_of_latents_unlike_the_models(
     assert "off the checkpoint's statistics" in caplog.text
 
 
-def training(tiny_run: Path, **optimiser: Any) -> DiffusionTraining:
-    model = TextToAudio.load(tiny_run / "export")
-    return DiffusionTraining(
-        model, NoiseConfig(), DiffusionOptimiserConfig(**optimiser), DemoConfig(), num_steps=100, seed=0
-    )
+def training(tiny_run: Path, **shares: float) -> DiffusionTraining:
+    model, conditioning = TextToAudio.load(tiny_run / "export"), ConditioningConfig(**shares)
+    return DiffusionTraining(model, NoiseConfig(), conditioning, OptimiserConfig(), DemoConfig(), num_steps=100, seed=0)
 
 
 def batch(num_clips: int, start: float, total: float) -> dict[str, Any]:
@@ -166,7 +159,7 @@ def drawn(module: DiffusionTraining, clips: dict[str, Any], start: int = 0, wind
 
 
 def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
-    module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5)
+    module = training(tiny_run, dropout=0.2, timing_dropout=0.5)
     inside, _ = drawn(module, batch(2000, 5.0, 30.0))
     null = module.model.null_condition(1)
     is_null = (inside.context_mask.sum(dim=1) == null.context_mask.sum()) & torch.isclose(
@@ -181,14 +174,14 @@ def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
 
 
 def test_a_window_is_told_where_it_begins_in_its_crop(tiny_run: Path):
-    module = training(tiny_run, condition_dropout=0.0, timing_dropout=0.0)
+    module = training(tiny_run, dropout=0.0, timing_dropout=0.0)
     conditioning, _ = drawn(module, batch(2, 5.0, 30.0), start=177)
     begins = 5 + 177 * module.model.vae.hop_length / 44_100
     torch.testing.assert_close(conditioning.context[:1], module.model.condition(["rain"], begins, 30.0).context)
 
 
 def test_silence_behind_a_clip_is_shown_where_its_length_is_told(tiny_run: Path):
-    module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5, padding_share=0.5)
+    module = training(tiny_run, dropout=0.2, timing_dropout=0.5, padding_share=0.5)
     conditioning, shows = drawn(module, batch(2000, 0.0, 0.5))  # its end is in the window
     assert shows.float().mean().item() == pytest.approx(0.4, abs=0.04)
     null = module.model.null_condition(1).context[:, 0]
@@ -235,15 +228,6 @@ def test_a_piece_longer_than_the_tables_has_unknown_timing(tiny_run: Path):
     conditioning = module._condition(batch(1, 10.0, 9_999.0), module.model.conditioner)
     expected = module.model.condition(["rain"], 10.0, None)
     torch.testing.assert_close(conditioning.context, expected.context)
-
-
-def test_learning_rate_warms_up_and_decays(tiny_run: Path):
-    module = training(tiny_run, warmup_steps=10, final_share=0.1)
-    factors = [module._learning_rate_factor(step) for step in (0, 9, 50, 100, 200)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[1] == pytest.approx(1.0, abs=0.03)
-    assert factors[2] == pytest.approx(0.55)
-    assert factors[3:] == pytest.approx([0.1, 0.1])
 
 
 def test_gap_is_one_for_a_denoiser_that_looks_at_its_own_frame_alone():
