@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
+from models.errors import UserError
 from models.meta import without_weights
 from models.text_encoder import TextEncoder
 from models.timing import NUM_TIMING_TOKENS, TimingConfig, TimingEmbedder
@@ -43,7 +44,7 @@ class ConditionerConfig:
         if isinstance(self.timing, dict):
             object.__setattr__(self, "timing", TimingConfig(**self.timing))
         if self.num_null_tokens < 1:
-            raise ValueError(f"num_null_tokens must be at least 1, got {self.num_null_tokens}")
+            raise UserError(f"num_null_tokens must be at least 1, got {self.num_null_tokens}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +142,9 @@ class TextToAudio(nn.Module):
             "the U-Net's context_width": config.unet.context_width,
         }
         if len(set(widths.values())) > 1:
-            raise ValueError(f"widths must be equal, got {', '.join(f'{k} {v}' for k, v in widths.items())}")
+            raise UserError(f"widths must be equal, got {', '.join(f'{k} {v}' for k, v in widths.items())}")
         if vae.config.latent_channels != config.unet.latent_channels:
-            raise ValueError(
+            raise UserError(
                 f"the VAE has {vae.config.latent_channels} latent channels, the U-Net {config.unet.latent_channels}"
             )
         self.config = config
@@ -169,7 +170,7 @@ class TextToAudio(nn.Module):
         """Encode prompts and timing.
 
         Raises:
-            ValueError: there are no prompts, or seconds are outside of the tables or not one for each prompt.
+            UserError: there are no prompts, or seconds are outside of the tables or not one for each prompt.
         """
         text_embeddings, text_mask = self.text_encoder.encode(list(prompts))
         start = _seconds_tensor("seconds_start", seconds_start, len(prompts), self.device)
@@ -207,7 +208,7 @@ class TextToAudio(nn.Module):
 
         Raises:
             FileNotFoundError: the folder is not a checkpoint.
-            ValueError: a part is missing, or its weights do not fit its configuration.
+            UserError: a part is missing, or its weights do not fit its configuration.
         """
         unet_config, unet_state = load_part(folder, "unet")
         conditioner_config, conditioner_state = load_part(folder, "conditioner")
