@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
 from models.errors import UserError
-from models.errors import UserError
 from models.meta import without_weights
 from models.queue import QueueConfig
 from models.text_encoder import TextEncoder
