@@ -11,6 +11,7 @@ Source: Evans et al. 2024 (2402.04825), section 3.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,13 @@ from torch.nn import functional as F
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
 from models.errors import UserError
 from models.meta import without_weights
+from models.queue import QueueConfig
 from models.text_encoder import TextEncoder
 from models.timing import NUM_TIMING_TOKENS, TimingConfig, TimingEmbedder
 from models.unet import UNet, UNetConfig
 from models.vae import VAE
+
+logger = logging.getLogger(__name__)
 
 Seconds = float | Sequence[float | None] | Tensor | None
 """One value for all prompts or one each; None, or NaN, where it is not known."""
@@ -59,6 +63,14 @@ class TextToAudioConfig:
     """Frames of a training crop: the longest clip that ordinary sampling makes."""
     known_seconds: float | None = None
     """Length (s) up to which it knows pieces well: one training sample in ten had a longer one; None: not known."""
+    queues: tuple[QueueConfig, ...] = (QueueConfig(),)
+    """Queues that the network was trained for, at least one; the first is played unless another is asked for."""
+
+    def __post_init__(self) -> None:
+        queues = (QueueConfig(**queue) if isinstance(queue, dict) else queue for queue in self.queues)
+        object.__setattr__(self, "queues", tuple(queues))
+        if not self.queues:
+            raise UserError("queues must name at least one queue, got none")
 
 
 @dataclass(frozen=True)
@@ -199,7 +211,8 @@ class TextToAudio(nn.Module):
         self.text_encoder.save(folder, dtype=dtype)
         save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
         save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
-        training = {"window_frames": self.config.window_frames, "known_seconds": self.config.known_seconds}
+        training = dataclasses.asdict(self.config)
+        del training["unet"], training["conditioner"]  # parts of their own
         save_config(folder, "training", training)
 
     @classmethod
@@ -213,11 +226,12 @@ class TextToAudio(nn.Module):
         unet_config, unet_state = load_part(folder, "unet")
         conditioner_config, conditioner_state = load_part(folder, "conditioner")
         vae, text_encoder = VAE.load(folder), TextEncoder.load(folder)
+        training = load_config(folder, "training")
         config = TextToAudioConfig(
-            unet=UNetConfig(**unet_config),
-            conditioner=ConditionerConfig(**conditioner_config),
-            **load_config(folder, "training"),
+            unet=UNetConfig(**unet_config), conditioner=ConditionerConfig(**conditioner_config), **training
         )
+        if "queues" not in training:
+            logger.warning("%s does not say which queue it was trained for: %s is taken", folder, config.queues[0])
         with without_weights():
             model = cls(config, vae, text_encoder)
         load_weights(model.unet, unet_state, f"{folder} (unet)")
