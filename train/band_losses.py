@@ -61,10 +61,10 @@ class ToneLoss(nn.Module):
             audio: the target, (batch, channels, frames * hop_length).
 
         Raises:
-            ValueError: there are at most 8 frames, of which no window would be full.
+            UserError: there are at most 8 frames, of which no window would be full.
         """
         if amplitudes.shape[-1] <= LONG_WINDOW:
-            raise ValueError(f"tones need crops of more than {LONG_WINDOW} frames, got {amplitudes.shape[-1]}")
+            raise UserError(f"tones need crops of more than {LONG_WINDOW} frames, got {amplitudes.shape[-1]}")
         wanted = tone_peaks(self.power(audio.float()).unflatten(1, amplitudes.shape[1:3]))
         ratio = (amplitudes.float().square() + TINY_POWER).log() - wanted.clamp_min(FAINTEST_TONE).log()
         is_on = wanted > FAINTEST_TONE

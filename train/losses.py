@@ -19,6 +19,7 @@ import torchaudio
 from auraloss.perceptual import FIRFilter
 from torch import Tensor, nn
 
+from models.errors import UserError
 from models.spectrum import power_spectrum
 
 LEFT_RIGHT_WEIGHT = 0.5
@@ -49,7 +50,7 @@ class SpectralLossConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
         if self.mel_frames < 1:
-            raise ValueError(f"mel_frames must be at least 1, got {self.mel_frames}")
+            raise UserError(f"mel_frames must be at least 1, got {self.mel_frames}")
 
 
 class SpectralLoss(nn.Module):
