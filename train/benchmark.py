@@ -35,7 +35,7 @@ from train.trainer import TrainerConfig, seed_run
 from train.vae import compile_networks
 from train.vae_training import VAELossConfig, VAEStagesConfig
 
-NEVER = 1 << 60
+NEVER = 10**12
 NO_DEMO = DemoConfig()
 
 
@@ -188,11 +188,12 @@ def benchmark_diffusion(
         "seconds_start": torch.zeros(batch),
         "seconds_total": torch.full((batch,), 30.0),
     }
-    queue_frames = min(frames, noise.mixture.queue_frames)
+    lengths = sorted({min(frames, queue.window_frames) for queue in model.queues} | {frames})
     uniform = noise.mixture.uniform / sum(noise.mixture.shares)
+    queue_frames = sum(min(frames, queue.window_frames) for queue in model.queues) / len(model.queues)
     mean_frames = uniform * frames + (1 - uniform) * queue_frames
     seconds = batch * mean_frames * smallest.hop_length / SAMPLE_RATE
-    lengths = f"{frames}" if frames == queue_frames else f"{queue_frames} or {frames}"
+    lengths = " or ".join(str(length) for length in lengths)
     speeds = [measure_steps(f"step, {lengths} frames", module, inputs, seconds, trainer, repeats)]
     report(module, f"{_millions(network.unet)} M parameters", batch, trainer, compile, speeds, json)
 

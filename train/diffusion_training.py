@@ -77,7 +77,7 @@ class DemoConfig:
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     mixture: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
-    """Noise levels of the training, and the queue that validation measures."""
+    """Noise levels of the training; the queues among them are `model.queues`."""
     finish: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
     """Noise levels of the last steps, `finish_share` of all."""
     finish_share: float = 0.0
@@ -104,6 +104,8 @@ class DiffusionTraining(Training):
         seed: int,
     ) -> None:
         super().__init__(optimiser, num_steps, seed)
+        for mixture in (noise.mixture, noise.finish):
+            mixture.check_queues(model.config.queues)
         self.model = model
         self.model.vae.requires_grad_(False)
         self.model.text_encoder.requires_grad_(False)
@@ -166,6 +168,7 @@ class DiffusionTraining(Training):
             shared,
             generators,
             self.noise.finish if finishing else self.noise.mixture,
+            self.model.config.queues,
             rank=self.global_rank,
             num_ranks=self.trainer.world_size,
         )
@@ -205,16 +208,20 @@ class DiffusionTraining(Training):
         latents, frame_mask = self._latents(batch, generators)
         noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
         conditioner, unet = cast(Conditioner, self.conditioner_ema.module), cast(UNet, self.unet_ema.module)
-        # What the queue shows, which clips of one level are compared with.
-        latents, noise, frame_mask = (
-            whole[..., : self.noise.mixture.queue_frames] for whole in (latents, noise, frame_mask)
-        )
-        prompted, unprompted = (
-            partial(unet, context=given.context, context_mask=given.context_mask, frame_mask=frame_mask)
-            for given in (self._condition(batch, conditioner), conditioner.null(len(latents)))
-        )
-        losses = level_losses(prompted, latents, noise, frame_mask.cpu(), self.noise.mixture)
-        losses["prompt"] = prompt_share(prompted, unprompted, latents, noise, frame_mask.cpu())
+        conditionings = self._condition(batch, conditioner), conditioner.null(len(latents))
+        losses: dict[str, Tensor] = {}
+        for index, queue in enumerate(self.model.config.queues):
+            # What this queue shows, which clips of one level are compared with.
+            x, x_noise, real = (whole[..., : queue.window_frames] for whole in (latents, noise, frame_mask))
+            prompted, unprompted = (
+                partial(unet, context=given.context, context_mask=given.context_mask, frame_mask=real)
+                for given in conditionings
+            )
+            of_queue = level_losses(prompted, x, x_noise, real.cpu(), queue)
+            if index == 0:
+                losses = of_queue | {"prompt": prompt_share(prompted, unprompted, x, x_noise, real.cpu())}
+            else:
+                losses[f"gap_{index}"] = of_queue["gap"]
         self.log_dict({f"val/{k}": v for k, v in losses.items()}, batch_size=len(latents), sync_dist=True)
         self.log("val_loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(latents), sync_dist=True)
 

@@ -1,6 +1,7 @@
 """Diffusion training as a user runs it: outputs, exact resume, dropout of conditions, the gap."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from data import latent_statistics
 from data.audio_writer import write_audio
 from data.cli import run
 from data.clips import LatentDataConfig
+from models.queue import QueueConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion import DEFAULT_CONFIG, FINETUNE_CONFIG, default_config, main
@@ -32,10 +34,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_parts: list[str]) ->
 def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
     with (tiny_run / "csv/version_0/metrics.csv").open() as file:
         logged = {key for row in csv.DictReader(file) for key, value in row.items() if value}
-    assert {"train/loss", "val/loss", "val/gap", "val/one_level/t0.25", "val/ramp/t0.25"} <= logged
+    assert {"train/loss", "val/loss", "val/gap", "val/one_level/t0.28", "val/ramp/t0.28"} <= logged
     assert len(list((tiny_run / "demos/step_0000020").glob("*.wav"))) == 2
     model = TextToAudio.load(tiny_run / "export")
     assert model.config.window_frames == 32
+    assert model.config.queues == (QueueConfig(context_frames=8, chunk_frames=4, num_chunks=6, steps_per_shift=3),)
     known = model.config.known_seconds
     assert known is not None
     assert 8 <= known <= 40
@@ -46,6 +49,18 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
         "unet",
         "training",
     }
+
+
+def test_several_queues_are_trained_for_validated_and_exported(tmp_path: Path, tiny_parts: list[str]):
+    queues = [QueueConfig(context_frames=8, chunk_frames=4, num_chunks=4), QueueConfig(context_frames=4, num_chunks=1)]
+    options = [*tiny_parts, "--model.queues", json.dumps([dataclasses.asdict(queue) for queue in queues])]
+    options += ["--noise.mixture.queue_weights", "[3, 1]", "--noise.finish_share", "0", "--trainer.max_steps", "2"]
+    folder = train("diffusion", tmp_path / "run", *options, "--trainer.validate_every_steps", "2")
+    with (folder / "csv/version_0/metrics.csv").open() as file:
+        logged = {key: float(value) for row in csv.DictReader(file) for key, value in row.items() if value}
+    assert 0.5 < logged["val/gap"] < 2
+    assert 0.5 < logged["val/gap_1"] < 2
+    assert TextToAudio.load(folder / "export").config.queues == tuple(queues)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +91,7 @@ def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str],
     [
         (["--optimiser.name", "muon", "--trainer.strategy", "fsdp"], "muon needs whole matrices on every device"),
         (["--optimiser.name", "sgd"], "optimiser.name"),
+        (["--noise.mixture.queue_weights", "[1, 2]"], "queue_weights must be one for each of the 1 model.queues"),
     ],
 )
 def test_an_optimiser_that_cannot_be_is_one_line(
@@ -193,9 +209,10 @@ def test_silence_behind_a_clip_is_shown_where_its_length_is_told(tiny_run: Path)
 def test_windows_of_two_lengths_give_the_loss_of_one_call_that_hides_the_rest(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    queue = NoiseLevelConfig(context_frames=8, num_chunks=2, chunk_frames=4, uniform=1.0, ramp=1.0)
     module = training(tiny_run, padding_share=0.5)
-    module.noise = NoiseConfig(mixture=queue)
+    module.noise = NoiseConfig(mixture=NoiseLevelConfig(uniform=1.0, ramp=1.0))
+    queue = QueueConfig(context_frames=8, num_chunks=2, chunk_frames=4)
+    module.model.config = dataclasses.replace(module.model.config, queues=(queue,))
     strategy = SimpleNamespace(reduce=lambda value, **_: value)
     monkeypatch.setattr(DiffusionTraining, "trainer", SimpleNamespace(world_size=1, strategy=strategy))
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
@@ -233,7 +250,7 @@ def test_a_piece_longer_than_the_tables_has_unknown_timing(tiny_run: Path):
 def test_gap_is_one_for_a_denoiser_that_looks_at_its_own_frame_alone():
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(4, 8, 32, generator=generator) for _ in range(2))
-    queue = NoiseLevelConfig(context_frames=8, num_chunks=6, chunk_frames=4)
+    queue = QueueConfig(context_frames=8, num_chunks=6, chunk_frames=4)
     mask = torch.ones(4, 32, dtype=torch.bool)
 
     def frame_wise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
