@@ -85,6 +85,8 @@ def main(
     """
     if optimiser.name == "muon" and trainer.strategy == "fsdp":
         raise UserError("optimiser.name muon needs whole matrices on every device: with strategy fsdp take adamw")
+    if init_from is None:
+        noise.check_queues(model.queues)
     seed_run(seed)
     if init_from is not None:
         network = TextToAudio.load(init_from)

@@ -29,6 +29,7 @@ from models.checkpoint import load_weights
 from models.diffusion import add_noise, velocity
 from models.errors import check_bounds
 from models.meta import without_weights
+from models.queue import QueueConfig
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet
 from models.vae import Posterior
@@ -86,6 +87,11 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         check_bounds("noise.finish_share", self.finish_share, 0, 1)
 
+    def check_queues(self, queues: Sequence[QueueConfig]) -> None:
+        """Refuse mixtures that weigh another number of queues than the model has."""
+        for mixture in (self.mixture, self.finish):
+            mixture.check_queues(queues)
+
 
 class DiffusionTraining(Training):
     """Lightning module; see the module's header."""
@@ -104,8 +110,7 @@ class DiffusionTraining(Training):
         seed: int,
     ) -> None:
         super().__init__(optimiser, num_steps, seed)
-        for mixture in (noise.mixture, noise.finish):
-            mixture.check_queues(model.config.queues)
+        noise.check_queues(model.config.queues)
         self.model = model
         self.model.vae.requires_grad_(False)
         self.model.text_encoder.requires_grad_(False)
