@@ -11,8 +11,8 @@ from pathlib import Path
 
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule, TuningDataModule
-from data.latent_source import LatentIndex
-from data.latents import fingerprint
+from data.encoding import fingerprint
+from data.latent_folder import LatentIndex
 from models.checkpoint import SHIPPED_MODEL
 from models.errors import UserError
 from models.text_encoder import TextEncoder
