@@ -95,4 +95,5 @@ def check_seed(seed: int, num_samples: int = 1) -> None:
 def file_name(prompt: str, seed: int, suffix: str = ".wav") -> str:
     """Name a file after what is in it: heavy-rain-with-distant-thunder-0.wav."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
-    return f"{words[:60].rstrip('-_') or 'sound'}-{seed}{suffix}"
+    words = words[:60].encode()[:180].decode("utf-8", "ignore")
+    return f"{words.rstrip('-_') or 'sound'}-{seed}{suffix}"

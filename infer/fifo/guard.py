@@ -27,7 +27,7 @@ MAX_SECONDS = 3600.0
 class GuardConfig:
     """Whether the guard is on, and where it begins to act.
 
-    It never acts where the model is told its true place in the piece (its beginning and its end differ from its middle),
+    It never acts where the model is told its true place in the piece, whose beginning and end differ from its middle,
     nor on the methods of others.
     """
 

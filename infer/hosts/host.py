@@ -1,7 +1,7 @@
 """What playing needs of a model. `models.text_to_audio.TextToAudio` is one; adapters of published models are others.
 
-Tensors: latents (batch, latent_channels, frames), t (batch, frames), audio (batch, 2, samples), 1 channel where a model is mono. A 2-D latent is
-flattened to channels at this border, so that nobody else has a second case.
+Tensors: latents (batch, latent_channels, frames), t (batch, frames), audio (batch, 2, samples), with 1 channel where a
+model is mono. A 2-D latent is flattened to channels at this border, so that nobody else has a second case.
 """
 
 from collections.abc import Sequence
