@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data.audio import AudioFile, read_audio
 from data.audio_writer import WRITER_SUFFIXES
 from data.cli import run
+from data.text_files import read_lines
 from infer.decoding import FADE_SECONDS, end_at, finite_audio
 from infer.edit import Edit, check_strength, make_edit, read_span
 from infer.fifo.config import with_known_focus
@@ -228,11 +229,7 @@ def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
     if prompts is None:
         texts = [prompt or ""]
     else:
-        try:
-            lines = prompts.read_text(encoding="utf-8-sig").split("\n")  # other line ends are a part of the text
-        except UnicodeDecodeError as error:
-            raise UserError(f"{prompts} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-        texts = [line.strip() for line in lines if line.strip()]
+        texts = read_lines(prompts)
         if not texts:
             raise UserError(f"{prompts} holds no prompt: write one description a line")
     for text in texts:

@@ -1,5 +1,4 @@
-"""Models that can be played: the protocol that the queue, the commands and the evaluation know of them."""
+"""Models behind the endless queue: the protocol that all of them satisfy (`host`), and adapters of published ones.
 
-from infer.hosts.host import Host
-
-__all__ = ["Host"]
+The adapters need the extra `hosts` (diffusers).
+"""

@@ -171,7 +171,7 @@ def test_user_errors_are_one_line_and_exit_code_2(
         "sampl": [*rain, *out, "--sampling.sampler", "euler"],
         "adds no noise": [*rain, *out, "--sampling.eta", "0.5"],
         "seed must lie": [*rain, *out, "--seed", "100000000000000000000"],
-        "not UTF-8": ["--prompt", "caf\udce9", "--model", str(tiny_folder), *out],
+        "is no character": ["--prompt", "caf\udce9", "--model", str(tiny_folder), *out],
         "factor must lie": [*rain, *out, "--sampling.factor", "0.5"],
     }
     for command in (fifo_command.main, generate_command.main):

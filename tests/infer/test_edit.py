@@ -119,7 +119,7 @@ def test_user_errors_are_one_line(tiny_folder: Path, tmp_path: Path, capsys: pyt
         "a start and an end of the clip, got 3 and 1": ["--prompt", "rain", "--inpaint", "3,1"],
         "strength must lie above 0": ["--prompt", "rain", "--strength", "2"],
         "at least 0.05": ["--prompt", "rain", "--seconds", "0.00002"],
-        "is not UTF-8 text": ["--prompts", str(tmp_path / "latin.txt")],
+        "is not utf-8 text": ["--prompts", str(tmp_path / "latin.txt")],
         "none.wav": ["--prompt", "rain", "--init_audio", str(tmp_path / "none.wav")],
     }
     for message, options in cases.items():
