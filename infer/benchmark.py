@@ -171,7 +171,7 @@ def conditioning(unet: UNet, batch: int, device: torch.device) -> Conditioning:
 def unet_speed(unet: UNet | None, settings: Settings) -> Speed:
     """One network call at a noise level per frame."""
     assert unet is not None
-    hop, rate = VAEConfig.hop_length, VAEConfig.sample_rate
+    hop, rate = VAEConfig().hop_length, VAEConfig().sample_rate
     num_frames = max(1, round(settings.seconds * rate / hop))
     latents = torch.randn(settings.batch, unet.config.latent_channels, num_frames, device=settings.device)
     t = torch.rand(settings.batch, num_frames, device=settings.device)

@@ -27,6 +27,7 @@ from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 from train import diffusion, vae
 from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
 from train.trainer import TrainerConfig, seed_run
@@ -157,7 +158,8 @@ def benchmark_diffusion(
     """
     seed_run(0)
     channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_frames
-    smallest = VAE(VAEConfig(latent_channels=channels, encoder_width=1, decoder_width=16, dilations=()))
+    layers = WaveformConfig(encoder_width=1, decoder_width=16, dilations=())
+    smallest = VAE(VAEConfig(latent_channels=channels, waveform=layers))
     network = TextToAudio(model, smallest, cast(TextEncoder, EmbeddedText(model.unet.context_width)))
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.errors import UserError
 from models.spectrum import power_spectrum
-from models.vae_layers import LONG_WINDOW, TonePower
+from models.vae_bands import LONG_WINDOW, TonePower
 
 LEFT_RIGHT_WEIGHT = 0.5
 BLOCK = 128
@@ -167,7 +167,7 @@ def filter_audio(audio: Tensor, blocks: Tensor) -> Tensor:
 
 
 class ToneLoss(nn.Module):
-    """Distance between the decoder's tones and the tones there are: a teacher for `VAEConfig.band_levels`.
+    """Distance between the decoder's tones and the tones there are: a teacher for `models.vae_bands`.
 
     A tone is a peak among the quarter tones' powers that stands far above the half octave on both sides of it. In a
     spectrogram a missing tone is a few bins of thousands, and a tone that is almost off hardly has a gradient through

@@ -22,6 +22,7 @@ from data.latent_statistics import latent_moments, raw_statistics, warn_of_drift
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.errors import UserError
 from models.vae import VAE, Posterior
+from models.vae_bands import tone_amplitudes, tones_of
 from train.bad_steps import BadSteps
 from train.ema import ema_of
 from train.losses import (
@@ -50,7 +51,7 @@ class VAELossConfig:
     waveform_weight: float = 0.0
     """Weight of the squared error relative to the target's energy."""
     tone_weight: float = 0.0
-    """Weight of the distance between tones, for a model with `band_levels`."""
+    """Weight of the distance between tones, for an autoencoder of kind "bands"."""
     kl_weight: float = 1e-4
     """Weight of the divergence from N(0, 1), summed over channels."""
     adversarial_weight: float = 0.1
@@ -104,15 +105,13 @@ class VAETraining(LightningModule):
         self.vae = vae.add_weight_norm()
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
-        if loss.tone_weight and not vae.config.band_levels:
-            raise UserError(
-                "loss.tone_weight is for autoencoders with model.band_levels; this one has no tones: set it to 0"
-            )
+        if loss.tone_weight and vae.config.bands is None:
+            raise UserError('loss.tone_weight is for autoencoders of kind "bands"; this one has no tones: set it to 0')
         if part == "tones":
             if not loss.tone_weight:
                 raise UserError("--train tones needs a loss.tone_weight above 0")
             vae.requires_grad_(False)
-            vae.tone_branch.requires_grad_(True)
+            tones_of(vae.decoder).requires_grad_(True)
         self.tone_loss = ToneLoss(vae.hop_length, vae.config.sample_rate) if loss.tone_weight else None
         self.vae_ema = ema_of(self.vae, optimiser.ema_decay)
         self.loss = loss
@@ -235,7 +234,7 @@ class VAETraining(LightningModule):
         assert self.tone_loss is not None
         posterior, generators = self._encode(audio)
         for _ in range(self.optimiser.tone_steps):
-            terms = {"tones": self.tone_loss(self.vae.tone_amplitudes(posterior.sample(generators)), audio)}
+            terms = {"tones": self.tone_loss(tone_amplitudes(self.vae.decoder, posterior.sample(generators)), audio)}
             self._optimise(optimiser, self._weight("tones") * terms["tones"], self.vae, "generator", terms)
             self.vae_ema.update_parameters(self.vae)
 
@@ -247,7 +246,7 @@ class VAETraining(LightningModule):
             "kl": Posterior(posterior.mean.float(), posterior.std.float()).kl(),
         }
         if self.tone_loss is not None:
-            terms["tones"] = self.tone_loss(vae.tone_amplitudes(latents), audio)
+            terms["tones"] = self.tone_loss(tone_amplitudes(vae.decoder, latents), audio)
         return terms
 
     def _generator_step(

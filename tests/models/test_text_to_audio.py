@@ -21,6 +21,7 @@ from models.timing import TimingConfig
 from models.tokenizer import train_tokenizer
 from models.unet import UNetConfig
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 WIDTH = 16
 UNET = UNetConfig(
@@ -46,8 +47,7 @@ def build_text_encoder() -> TextEncoder:
 
 
 def build_vae() -> VAE:
-    config = VAEConfig(encoder_width=2, encoder_strides=(4, 4, 8, 8), decoder_width=16, decoder_strides=(8, 8, 4, 4))
-    return VAE(config)
+    return VAE(VAEConfig(waveform=WaveformConfig(encoder_width=2, decoder_width=16)))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.snake import Snake
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 pytestmark = [
     pytest.mark.parity,
@@ -39,36 +40,37 @@ def our_vae(
         VAEConfig(
             audio_channels=channels,
             latent_channels=latents,
-            hop_length=torch.tensor(strides).prod().item(),  # pyright: ignore[reportArgumentType]
-            encoder_width=encoder_width,
-            encoder_strides=strides,
-            decoder_width=decoder_width,
-            decoder_strides=strides[::-1],
+            waveform=WaveformConfig(
+                encoder_width=encoder_width,
+                encoder_strides=strides,
+                decoder_width=decoder_width,
+                decoder_strides=strides[::-1],
+            ),
         )
     )
 
 
 def dac_coder(dac: Any, vae: VAE) -> tuple[Any, Any]:
     """Encoder (without our projection to mean and scale) and decoder of the same sizes."""
-    config = vae.config
-    width = config.encoder_width * 2 ** len(config.encoder_strides)
+    config, layers = vae.config, vae.config.waveform
+    width = layers.encoder_width * 2 ** len(layers.encoder_strides)
     return (
-        dac.Encoder(config.encoder_width, list(config.encoder_strides), width),
-        dac.Decoder(config.latent_channels, config.decoder_width, list(config.decoder_strides), config.audio_channels),
+        dac.Encoder(layers.encoder_width, list(layers.encoder_strides), width),
+        dac.Decoder(config.latent_channels, layers.decoder_width, list(layers.decoder_strides), config.audio_channels),
     )
 
 
 def oobleck_vae(oobleck: Any, vae: VAE, folded: bool = True) -> Any:
     """Autoencoder of the same widths; its encoder ends in a convolution of its own."""
-    config = vae.config
-    levels = len(config.encoder_strides)
+    layers = vae.config.waveform
+    levels = len(layers.encoder_strides)
     theirs = oobleck.AutoencoderOobleck(
-        encoder_hidden_size=config.encoder_width,
-        downsampling_ratios=list(config.encoder_strides),
+        encoder_hidden_size=layers.encoder_width,
+        downsampling_ratios=list(layers.encoder_strides),
         channel_multiples=[2 ** (level + 1) for level in range(levels)],
-        decoder_channels=config.decoder_width // 2**levels,
-        decoder_input_channels=config.encoder_width // 2,
-        audio_channels=config.audio_channels,
+        decoder_channels=layers.decoder_width // 2**levels,
+        decoder_input_channels=layers.encoder_width // 2,
+        audio_channels=vae.config.audio_channels,
     )
     return remove_weight_norm(theirs) if folded else theirs
 
@@ -183,7 +185,7 @@ def test_not_slower_than_the_peers(peer: str, request: pytest.FixtureRequest, re
     audio = 0.1 * torch.randn(2, vae.config.audio_channels, 32_768)
     if peer == "dac":
         encoder, decoder = dac_coder(module, vae)
-        projection = nn.Conv1d(vae.config.encoder_width * 16, 8, 1)
+        projection = nn.Conv1d(vae.config.waveform.encoder_width * 16, 8, 1)
         theirs = nn.ModuleList([encoder, projection, decoder])
         step = training_step(theirs, lambda x: decoder(projection(encoder(x))), audio)
         decode: Callable[[Tensor], object] = decoder

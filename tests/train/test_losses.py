@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.vae_layers import quarter_tones_hz
+from models.vae_bands import quarter_tones_hz
 from train.losses import (
     SpectralLoss,
     SpectralLossConfig,

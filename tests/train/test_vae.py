@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from models.checkpoint import load_part, save_part
 from models.discriminator import DiscriminatorConfig
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 from tests.train.conftest import train, weights
 from train.bad_steps import MAX_BAD_STEPS
 from train.losses import SpectralLossConfig
@@ -50,8 +51,9 @@ def test_the_decoders_noise_is_the_same_in_a_resumed_training(tmp_path: Path, as
 
 
 BANDS = [
-    *("--model.band_levels", "true", "--model.stem_stride", "64", "--loss.tone_weight", "10"),
-    *("--model.encoder_strides", "[4, 4]", "--model.decoder_strides", "[4, 4]"),
+    *("--model.kind", "bands", "--model.waveform", "null", "--model.bands.stem_stride", "64"),
+    *("--model.bands.encoder_strides", "[4, 4]", "--model.bands.decoder_strides", "[4, 4]"),
+    *("--model.bands.encoder_width", "4", "--model.bands.decoder_width", "32", "--loss.tone_weight", "10"),
 ]
 
 
@@ -105,11 +107,7 @@ def small_training(channels: int = 2, part: Part = "all", **optimiser: float) ->
     model = VAEConfig(
         audio_channels=channels,
         latent_channels=4,
-        hop_length=16,
-        encoder_width=4,
-        encoder_strides=(4, 4),
-        decoder_width=16,
-        decoder_strides=(4, 4),
+        waveform=WaveformConfig(encoder_width=4, encoder_strides=(4, 4), decoder_width=16, decoder_strides=(4, 4)),
     )
     spectral = SpectralLossConfig(window_lengths=(64,))
     return VAETraining(
@@ -286,7 +284,7 @@ def test_a_checkpoint_that_does_not_fit_lists_every_kind_of_difference(tmp_path:
         (["--model.sample_rate", "48000"], "sample_rate must be the data's 44100"),
         (["--data.num_validation", "0"], "num_validation must be at least 1"),
         (["--trainer.accumulate_grad_batches", "2"], "cannot accumulate gradients"),
-        (["--model.hop_length", "512"], "multiply to the hop length 512"),
+        (["--model.waveform.encoder_strides", "[8, 8]"], "have the same product, the hop length"),
         (["--init_from", "nowhere"], "no model in nowhere"),
         (["--train", "tones"], "--train tones needs a trained autoencoder"),
     ],
