@@ -21,7 +21,7 @@ from data.clips import LatentDataConfig
 from data.corpus import SyntheticSource
 from data.folder import FolderSource
 from data.latent_source import LatentIndex, LatentSource, open_shards
-from data.stream import Source, TrainingStream, ValidationBatches
+from data.loading import Source, TrainingStream, ValidationBatches
 from models.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ import torch
 
 from data.audio import AUDIO_SUFFIXES, AudioFile
 from data.captions import make_prompt
-from data.stream import Item, crop_item, random_generator
+from data.loading import Item, crop_item, random_generator
 from models.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class UnreadableFiles:
 
 
 class FolderSource:
-    """Random crops of a folder's files; see `data.stream.Source`."""
+    """Random crops of a folder's files; see `data.loading.Source`."""
 
     items_per_draw = 1
 

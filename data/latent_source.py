@@ -18,8 +18,8 @@ import numpy as np
 
 from data.audio import SAMPLE_RATE
 from data.captions import make_prompt
+from data.loading import Item, random_generator
 from data.shards import Shard
-from data.stream import Item, random_generator
 from models.errors import UserError
 
 INDEX_NAME = "index.json"
@@ -83,7 +83,7 @@ class LatentIndex:
 
 
 class LatentSource:
-    """Random crops of the pre-encoded clips of one or several folders; see `data.stream.Source`.
+    """Random crops of the pre-encoded clips of one or several folders; see `data.loading.Source`.
 
     An item has latents (channels, crop_frames) float32, a fresh sample of the posterior; frame_mask (crop_frames,)
     bool, False where a clip shorter than the crop was filled up with the latents of silence; prompt; seconds_start of

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE
 from data.audio_writer import WRITER_SUFFIXES, AudioWriter
-from infer.interrupts import Interrupts
+from data.interrupts import Interrupts
 from infer.limiter import Limiter
 from models.errors import UserError
 from models.streaming import StreamingDecoder

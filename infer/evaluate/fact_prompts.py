@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.stream import derived_seed
+from data.loading import derived_seed
 from data.synthetic import KINDS, Kind, Layer, plan_clip
 from data.synthetic.draw import draw_layer, mix
 from models.errors import UserError
