@@ -25,10 +25,9 @@ from infer.reconstruct import PUSH_FRAMES, READ_FRAMES
 from infer.samplers import make_generators
 from infer.speed import Speed, describe_device, measure, write_report
 from infer.stream import decode_stream
-from models.checkpoint import SHIPPED_MODEL, load_part, load_weights
+from models.checkpoint import SHIPPED_MODEL, load_part, load_weights, without_weights
 from models.device import resolve_device
 from models.errors import UserError
-from models.meta import without_weights
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_to_audio import Conditioning
 from models.unet import UNet, UNetConfig

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from models.checkpoint import load_part, load_weights, save_part
+from models.checkpoint import load_part, load_weights, save_part, without_weights
 from models.errors import UserError
-from models.meta import without_weights
 from models.vae_bands import BandsConfig
 from models.vae_waveform import WaveformConfig, convolutions
 

@@ -23,7 +23,7 @@ def save_tiny_vae(folder: Path, **changes: int) -> VAE:
     )
     torch.manual_seed(0)
     vae = VAE(VAEConfig(latent_channels=4, waveform=layers, **changes))  # pyright: ignore[reportArgumentType]
-    output = vae.decoder[-2]
+    output = list(vae.decoder.children())[-2]
     assert isinstance(output, torch.nn.Conv1d)
     output.weight.data *= 10
     vae.save(folder, torch.float32)
