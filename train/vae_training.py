@@ -105,7 +105,7 @@ class VAETraining(LightningModule):
         self.vae = vae.add_weight_norm()
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
-        if loss.tone_weight and vae.config.bands is None:
+        if loss.tone_weight and vae.config.kind != "bands":
             raise UserError('loss.tone_weight is for autoencoders of kind "bands"; this one has no tones: set it to 0')
         if part == "tones":
             if not loss.tone_weight:

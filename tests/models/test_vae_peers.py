@@ -49,12 +49,6 @@ def our_vae(
     )
 
 
-def sizes(vae: VAE) -> WaveformConfig:
-    """Sizes of the encoder and the decoder."""
-    assert vae.config.waveform is not None
-    return vae.config.waveform
-
-
 def layers_of(network: nn.Module) -> nn.Sequential:
     """Encoder or decoder, as one can cut it."""
     assert isinstance(network, nn.Sequential)
@@ -63,7 +57,7 @@ def layers_of(network: nn.Module) -> nn.Sequential:
 
 def dac_coder(dac: Any, vae: VAE) -> tuple[Any, Any]:
     """Encoder (without our projection to mean and scale) and decoder of the same sizes."""
-    config, layers = vae.config, sizes(vae)
+    config, layers = vae.config, vae.config.waveform
     width = layers.encoder_width * 2 ** len(layers.encoder_strides)
     return (
         dac.Encoder(layers.encoder_width, list(layers.encoder_strides), width),
@@ -73,7 +67,7 @@ def dac_coder(dac: Any, vae: VAE) -> tuple[Any, Any]:
 
 def oobleck_vae(oobleck: Any, vae: VAE, folded: bool = True) -> Any:
     """Autoencoder of the same widths; its encoder ends in a convolution of its own."""
-    layers = sizes(vae)
+    layers = vae.config.waveform
     levels = len(layers.encoder_strides)
     theirs = oobleck.AutoencoderOobleck(
         encoder_hidden_size=layers.encoder_width,
@@ -198,7 +192,7 @@ def test_not_slower_than_the_peers(peer: str, request: pytest.FixtureRequest, re
     audio = 0.1 * torch.randn(2, vae.config.audio_channels, 32_768)
     if peer == "dac":
         encoder, decoder = dac_coder(module, vae)
-        projection = nn.Conv1d(sizes(vae).encoder_width * 16, 8, 1)
+        projection = nn.Conv1d(vae.config.waveform.encoder_width * 16, 8, 1)
         theirs = nn.ModuleList([encoder, projection, decoder])
         step = training_step(theirs, lambda x: decoder(projection(encoder(x))), audio)
         decode: Callable[[Tensor], object] = decoder

@@ -51,7 +51,9 @@ def test_the_decoders_noise_is_the_same_in_a_resumed_training(tmp_path: Path, as
 
 
 BANDS = [
-    *("--model.kind", "bands", "--model.waveform", "null", "--model.bands.stem_stride", "64"),
+    *("--model.kind", "bands", "--model.bands.stem_stride", "64"),
+    *("--model.waveform.encoder_width", "128", "--model.waveform.encoder_strides", "[4, 4, 8, 8]"),
+    *("--model.waveform.decoder_width", "1536", "--model.waveform.decoder_strides", "[8, 8, 4, 4]"),
     *("--model.bands.encoder_strides", "[4, 4]", "--model.bands.decoder_strides", "[4, 4]"),
     *("--model.bands.encoder_width", "4", "--model.bands.decoder_width", "32", "--loss.tone_weight", "10"),
 ]
