@@ -17,6 +17,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from models.errors import UserError
+
 SAMPLE_RATE = 44_100
 
 SOUNDFILE_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".rf64", ".w64")
@@ -34,7 +36,7 @@ _TOLERATED_SHORTAGE_SECONDS = 0.1
 _PRE_ROLL_FRAMES = {"OGG": 4_096, "MP3": 18_432}
 
 
-class AudioReadError(ValueError):
+class AudioReadError(UserError):
     """A file that is there but cannot be read as audio."""
 
 
@@ -95,7 +97,7 @@ class AudioFile:
             num_samples: None reads to the end.
         """
         if not 0 <= start <= self.num_samples:
-            raise ValueError(f"start must be between 0 and {self.num_samples} samples, got {start}")
+            raise UserError(f"start must be between 0 and {self.num_samples} samples, got {start}")
         stop = self.num_samples if num_samples is None else min(start + num_samples, self.num_samples)
         if stop <= start:
             return np.zeros((2, 0), dtype=np.float32)

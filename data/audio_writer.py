@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 from data.audio import SAMPLE_RATE
+from models.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class AudioWriter:
         encoding: of a wav file's samples.
 
     Raises:
-        ValueError: an unknown suffix; audio that is not (2, samples) or not finite.
+        UserError: an unknown suffix; audio that is not (2, samples) or not finite.
         FileNotFoundError: the folder does not exist.
     """
 
@@ -45,7 +46,7 @@ class AudioWriter:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in WRITER_SUFFIXES:
-            raise ValueError(f"cannot write {self.path}: expected a name ending in {', '.join(WRITER_SUFFIXES)}")
+            raise UserError(f"cannot write {self.path}: expected a name ending in {', '.join(WRITER_SUFFIXES)}")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {self.path}: the folder {self.path.parent} does not exist")
         self.sample_rate = sample_rate
@@ -76,7 +77,7 @@ class AudioWriter:
         if samples.ndim != 2 or samples.shape[0] != 2:
             raise ValueError(f"audio must have the shape (2, samples), got {tuple(samples.shape)}")
         if not np.isfinite(samples).all():
-            raise ValueError(f"cannot write {self.path}: the audio holds values that are not finite")
+            raise UserError(f"cannot write {self.path}: the audio holds values that are not finite")
         for start in range(0, samples.shape[1], _PIECE_SAMPLES):
             self._sink.write(self._encode(samples[:, start : start + _PIECE_SAMPLES].T))
         self._sink.flush()

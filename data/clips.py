@@ -11,6 +11,7 @@ from data.audio import SAMPLE_RATE, AudioFile
 from data.corpus import training_clip, validation_clip
 from data.folder import UnreadableFiles, list_entries, split_entries
 from data.synthetic import KINDS, captions
+from models.errors import UserError
 
 CORPUS_CLIPS = 2_500
 CORPUS_VALIDATION_CLIPS = 64
@@ -39,9 +40,9 @@ class LatentDataConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
         if unknown := [name for name in self.kinds if name not in KINDS]:
-            raise ValueError(f"data.kinds: no {', '.join(unknown)} in the corpus; it has {', '.join(KINDS)}")
+            raise UserError(f"data.kinds: no {', '.join(unknown)} in the corpus; it has {', '.join(KINDS)}")
         if self.kinds and self.folder is not None:
-            raise ValueError("data.kinds chooses from the procedural corpus: leave it out with data.folder")
+            raise UserError("data.kinds chooses from the procedural corpus: leave it out with data.folder")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The procedural corpus as a source of crops: which clip belongs to which number, and how it is cut."""
 
-from data.stream import Item, crop_item, derived_seed, random_generator
+from data.loading import Item, crop_item, derived_seed, random_generator
 from data.synthetic import Clip, draw_clip, plan_clip
 
 # What a random stream is for, so that no two purposes share one.
@@ -25,7 +25,7 @@ def validation_clip(index: int) -> Clip:
 
 
 class SyntheticSource:
-    """Every draw is a new clip, cut into several random crops; see `data.stream.Source`.
+    """Every draw is a new clip, cut into several random crops; see `data.loading.Source`.
 
     Args:
         seed: of the training clips.

@@ -21,7 +21,8 @@ from data.clips import LatentDataConfig
 from data.corpus import SyntheticSource
 from data.folder import FolderSource
 from data.latent_source import LatentIndex, LatentSource, open_shards
-from data.stream import Source, TrainingStream, ValidationBatches
+from data.loading import Source, TrainingStream, ValidationBatches
+from models.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +58,16 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.latents == ():
-            raise ValueError("data.latents is an empty list: give a folder, or leave it out to train on audio")
+            raise UserError("data.latents is an empty list: give a folder, or leave it out to train on audio")
         for name in ("crop_samples", "crop_frames", "batch_size", "crops_per_clip"):
             if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("rehearse", "num_workers", "num_validation"):
             if getattr(self, name) < 0:
-                raise ValueError(f"data.{name} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"data.{name} must not be negative, got {getattr(self, name)}")
         for name in ("validation_share", "max_unreadable_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
+                raise UserError(f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 class _StreamDataModule(lightning.LightningDataModule):
@@ -75,7 +76,7 @@ class _StreamDataModule(lightning.LightningDataModule):
     def __init__(self, config: DataConfig, seed: int = 0) -> None:
         super().__init__()
         if seed < 0:
-            raise ValueError(f"the data seed must not be negative, got {seed}")
+            raise UserError(f"the data seed must not be negative, got {seed}")
         self.config = config
         self.seed = seed
         self.source: Source | None = None
@@ -180,7 +181,7 @@ class LatentDataModule(_StreamDataModule):
 
     def make_source(self) -> Source:
         if self.config.latents is None:
-            raise ValueError("data.latents is not set: write latents with python -m data.latents and give their folder")
+            raise UserError("data.latents is not set: write latents with python -m data.latents and give their folder")
         return LatentSource(self.config.latents, self.seed, self.config.crop_frames, self.config.num_validation)
 
 
@@ -225,6 +226,6 @@ class TuningDataModule(_StreamDataModule):
         folders = (self.own, self.rehearsed) if self.config.rehearse else (self.own,)
         clips = {folder: len(open_shards(folder, LatentIndex.load(folder), "train")) for folder in folders}
         if not clips[self.own]:
-            raise ValueError(f"none of the training files in {self.config.folder} can be read")
+            raise UserError(f"none of the training files in {self.config.folder} can be read")
         drawn = [folder for folder, num in clips.items() for _ in range(round(max(clips.values()) / num))]
         return LatentSource(drawn, self.seed, self.crop_frames, self.config.num_validation)

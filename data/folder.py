@@ -24,7 +24,8 @@ import torch
 
 from data.audio import AUDIO_SUFFIXES, AudioFile
 from data.captions import make_prompt
-from data.stream import Item, crop_item, random_generator
+from data.loading import Item, crop_item, random_generator
+from models.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Entry:
         """Return the manifest's fields, or the sidecars'.
 
         Raises:
-            ValueError: a sidecar that is not what its suffix says.
+            UserError: a sidecar that is not what its suffix says.
         """
         if self.metadata is not None:
             return self.metadata
@@ -71,7 +72,7 @@ def list_entries(source: str | Path) -> list[Entry]:
 
     Raises:
         FileNotFoundError: no such folder or manifest.
-        ValueError: no audio in it, or a manifest line that cannot be used.
+        UserError: no audio in it, or a manifest line that cannot be used.
     """
     source = Path(source)
     if source.is_dir():
@@ -82,7 +83,7 @@ def list_entries(source: str | Path) -> list[Entry]:
     else:
         raise FileNotFoundError(f"no such audio folder or manifest: {source}")
     if not entries:
-        raise ValueError(f"no audio in {source}: expected files ending in {' '.join(AUDIO_SUFFIXES)}")
+        raise UserError(f"no audio in {source}: expected files ending in {' '.join(AUDIO_SUFFIXES)}")
     return entries
 
 
@@ -132,14 +133,14 @@ class UnreadableFiles:
         count, total = len(self), len(self.names)
         logger.warning("left out %s: %s (%d of %d files unreadable)", self.names[index], error, count, total)
         if count == total or (count > 1 and count > self.max_share * total):
-            raise ValueError(
+            raise UserError(
                 f"{count} of {total} audio files cannot be read, more than data.max_unreadable_share "
                 f"{self.max_share:g} allows: {_some(self.listed())}; the last one: {error}"
             )
 
 
 class FolderSource:
-    """Random crops of a folder's files; see `data.stream.Source`."""
+    """Random crops of a folder's files; see `data.loading.Source`."""
 
     items_per_draw = 1
 
@@ -180,7 +181,7 @@ class FolderSource:
                 return self._random_crop(self.entries[file], key)
             except (ValueError, OSError, ModuleNotFoundError) as error:
                 self.unreadable.add(file, error)
-        raise ValueError(f"none of these files can be read: {_some([self.entries[file].name for file in order])}")
+        raise UserError(f"none of these files can be read: {_some([self.entries[file].name for file in order])}")
 
     def _random_crop(self, entry: Entry, key: tuple[int, ...]) -> Item:
         generator = random_generator(*key)
@@ -224,12 +225,12 @@ def _list_manifest(manifest: Path) -> list[Entry]:
     }  # fmt: skip
     reader = readers.get(manifest.suffix.lower())
     if reader is None:
-        raise ValueError(f"{manifest} is no manifest: expected a name ending in .jsonl or .csv, or a folder")
+        raise UserError(f"{manifest} is no manifest: expected a name ending in .jsonl or .csv, or a folder")
     entries = []
     for line, row in reader(manifest):
         path = next((row[name] for name in PATH_FIELDS if row.get(name)), None)
         if not isinstance(path, str):
-            raise ValueError(f"{manifest}, line {line}: no path to an audio file; expected a field 'path'")
+            raise UserError(f"{manifest}, line {line}: no path to an audio file; expected a field 'path'")
         entries.append(Entry(path=manifest.parent / path, name=Path(path), metadata=row))
     return entries
 
@@ -250,16 +251,16 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def _parse_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+        raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a JSON object, got {type(value).__name__}")
+        raise UserError(f"{where} must be a JSON object, got {type(value).__name__}")
     return value
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from data.audio import SAMPLE_RATE
 from data.captions import make_prompt
+from data.loading import Item, random_generator
 from data.shards import Shard
-from data.stream import Item, random_generator
+from models.errors import UserError
 
 INDEX_NAME = "index.json"
 FORMAT = 1
@@ -69,7 +70,7 @@ class LatentIndex:
 
         Raises:
             FileNotFoundError: no folder of latents.
-            ValueError: of another format.
+            UserError: of another format.
         """
         path = folder / INDEX_NAME
         if not path.is_file():
@@ -78,11 +79,11 @@ class LatentIndex:
             fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(**fields)
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is not an index of latents of format {FORMAT}: {error}") from error
+            raise UserError(f"{path} is not an index of latents of format {FORMAT}: {error}") from error
 
 
 class LatentSource:
-    """Random crops of the pre-encoded clips of one or several folders; see `data.stream.Source`.
+    """Random crops of the pre-encoded clips of one or several folders; see `data.loading.Source`.
 
     An item has latents (channels, crop_frames) float32, a fresh sample of the posterior; frame_mask (crop_frames,)
     bool, False where a clip shorter than the crop was filled up with the latents of silence; prompt; seconds_start of
@@ -91,7 +92,7 @@ class LatentSource:
 
     Raises:
         FileNotFoundError: no folder of latents, or shards are missing.
-        ValueError: no training clips, or folders that were written with different autoencoders.
+        UserError: no training clips, or folders that were written with different autoencoders.
     """
 
     items_per_draw = 1
@@ -106,11 +107,11 @@ class LatentSource:
         self.validation: list[tuple[Shard, str]] = []
         for folder, index in indices.items():
             if index.origin["vae"] != self.index.origin["vae"]:
-                raise ValueError(f"{folder} and {first} hold latents of different autoencoders: encode one anew")
+                raise UserError(f"{folder} and {first} hold latents of different autoencoders: encode one anew")
             self.training += times[folder] * open_shards(folder, index, "train")
             self.validation += open_shards(folder, index, "validation")
         if not self.training:
-            raise ValueError(f"{' and '.join(map(str, times))} holds no training clips")
+            raise UserError(f"{' and '.join(map(str, times))} holds no training clips")
         self.num_validation = num_validation if self.validation else 0
         self._silence = np.array([self.index.silence_mean, self.index.silence_std], np.float32)  # (2, channels)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))

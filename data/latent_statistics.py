@@ -25,6 +25,7 @@ from data.clips import ClipSet, CorpusClips, FolderClips, LatentDataConfig
 from data.latents import read_clips, stream_posteriors
 from models.checkpoint import has_part, replace_tensors
 from models.device import resolve_device
+from models.errors import UserError
 from models.vae import VAE, Posterior
 
 logger = logging.getLogger(__name__)
@@ -55,10 +56,10 @@ class LatentMoments:
         """Mean and std, each (channels,) float64.
 
         Raises:
-            ValueError: nothing was pushed.
+            UserError: nothing was pushed.
         """
         if self.num_frames == 0:
-            raise ValueError("no audio to measure the latents' statistics on")
+            raise UserError("no audio to measure the latents' statistics on")
         mean, squares = self._sums / self.num_frames
         return mean, (squares - mean.square()).clamp_min(0).sqrt()
 
@@ -106,7 +107,7 @@ def measure_clips(vae: VAE, source: ClipSet, num_workers: int) -> tuple[Tensor, 
     with tqdm(total=len(numbers), unit="clip") as progress:
         for clip in read_clips(source, numbers, num_workers):
             if isinstance(clip, str):
-                raise ValueError(clip)
+                raise UserError(clip)
             try:
                 for posterior in () if clip is None else stream_posteriors(vae, clip.audio):
                     moments.push(posterior)
@@ -143,13 +144,13 @@ def main(
 
     Raises:
         FileNotFoundError: no such model or folder.
-        ValueError: the folder holds a U-Net, or there is nothing to measure.
+        UserError: the folder holds a U-Net, or there is nothing to measure.
     """
     if clips is not None and clips < 1:
-        raise ValueError(f"clips must be at least 1, got {clips}")
+        raise UserError(f"clips must be at least 1, got {clips}")
     vae = VAE.load(model).to(resolve_device(device))
     if has_part(model, "unet") and not force:
-        raise ValueError(
+        raise UserError(
             f"{model} holds a U-Net trained on latents with its present statistics, which new ones would break: "
             "measure a folder with the VAE alone, or give --force and train the U-Net anew"
         )

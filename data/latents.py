@@ -23,6 +23,7 @@ from data.clips import ClipSet, CorpusClips, FolderClips, LatentDataConfig, Whol
 from data.latent_source import INDEX_NAME, LatentIndex
 from data.shards import ShardWriter
 from models.device import resolve_device
+from models.errors import UserError
 from models.streaming import StreamingEncoder
 from models.vae import VAE, Posterior
 
@@ -128,7 +129,7 @@ def open_index(out: Path, vae: VAE, clips: ClipSet, clips_per_shard: int) -> Lat
         found = LatentIndex.load(out)
         for field in ("origin", "num_clips", "num_validation_clips", "clips_per_shard"):
             if getattr(found, field) != getattr(index, field):
-                raise ValueError(
+                raise UserError(
                     f"{out} holds other latents ({field}: {getattr(found, field)}, wanted {getattr(index, field)}); "
                     "choose another --out, or delete that folder"
                 )
@@ -165,9 +166,9 @@ def main(
         device: auto, cpu, cuda, mps.
     """
     if min(clips_per_shard, num_processes, 1 if clips is None else clips) < 1:
-        raise ValueError("clips, clips_per_shard and num_processes must be at least 1")
+        raise UserError("clips, clips_per_shard and num_processes must be at least 1")
     if not 0 <= process_index < num_processes:
-        raise ValueError(f"process_index must be 0 to {num_processes - 1}, got {process_index}")
+        raise UserError(f"process_index must be 0 to {num_processes - 1}, got {process_index}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} does not exist")
     vae = VAE.load(model).to(resolve_device(device))
@@ -217,7 +218,7 @@ def encode_shards(
 def _encode_to(writer: ShardWriter, key: str, clip: WholeClip | str | None, vae: VAE, source: ClipSet) -> float:
     """Encode a clip into a shard and return its seconds; a clip that cannot be read is left out."""
     if isinstance(clip, str):
-        raise ValueError(clip)
+        raise UserError(clip)
     if clip is None:
         return 0.0
     try:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import UserError
+
 # A decoder needs packets before the asked one to be in its stride (AAC: two frames, Opus: 80 ms).
 _PRE_ROLL_SECONDS = 0.3
 
@@ -28,7 +30,7 @@ class PyavFile:
             self._container = av.open(str(path))
             self._stream = self._container.streams.audio[0]
         except (av.FFmpegError, IndexError) as error:
-            raise ValueError(f"cannot read {path}: no audio stream ({error})") from error
+            raise UserError(f"cannot read {path}: no audio stream ({error})") from error
         self.samplerate = self._stream.rate
         self.channels = self._stream.channels
         self.frames = self._count_frames()
@@ -66,7 +68,7 @@ class PyavFile:
             return round(self._stream.duration * base * self.samplerate)
         if self._container.duration is not None:
             return round(Fraction(self._container.duration, 1_000_000) * self.samplerate)
-        raise ValueError(f"cannot read {self._path}: its length is unknown")
+        raise UserError(f"cannot read {self._path}: its length is unknown")
 
     def _blocks_from(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first frame, (frames, channels) float32) from some place before `start` on."""

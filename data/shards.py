@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import UserError
+
 
 class ShardWriter:
     """Writes one shard; the file gets its name when it is complete (an error or Ctrl-C leaves nothing).
@@ -67,7 +69,7 @@ class Shard:
     """A shard's samples, read at random. Cheap to pickle: the file is mapped where it is used.
 
     Raises:
-        ValueError: not a tar file, or one that breaks off.
+        UserError: not a tar file, or one that breaks off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,9 +83,9 @@ class Shard:
                         self._places.setdefault(key, {})[extension] = (member.offset_data, member.size)
                         end = member.offset_data + member.size
                         if end > path.stat().st_size:
-                            raise ValueError(f"shard {path} breaks off; write it again")
+                            raise UserError(f"shard {path} breaks off; write it again")
         except tarfile.TarError as error:
-            raise ValueError(f"{path} is no shard: {error}") from error
+            raise UserError(f"{path} is no shard: {error}") from error
         self.keys = list(self._places)
         self._arrays: dict[tuple[str, str], tuple[np.dtype, tuple[int, ...], int]] = {}
         self._map: mmap.mmap | None = None
@@ -117,7 +119,7 @@ class Shard:
         try:
             return self._places[key][extension]
         except KeyError:
-            raise ValueError(f"shard {self.path} has no member {key}.{extension}") from None
+            raise UserError(f"shard {self.path} has no member {key}.{extension}") from None
 
     def _buffer(self) -> mmap.mmap:
         if self._map is None:

@@ -25,8 +25,9 @@ from infer.reconstruct import PUSH_FRAMES, READ_FRAMES
 from infer.samplers import make_generators
 from infer.speed import Speed, describe_device, measure, write_report
 from infer.stream import decode_stream
-from models.checkpoint import load_part, load_weights
+from models.checkpoint import SHIPPED_MODEL, load_part, load_weights
 from models.device import resolve_device
+from models.errors import UserError
 from models.meta import without_weights
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_to_audio import Conditioning
@@ -53,7 +54,7 @@ class Settings:
 
 def main(
     what: Literal["vae", "unet", "fifo"],
-    model: Path = Path("checkpoints/demo"),
+    model: Path = SHIPPED_MODEL,
     configs: Path | None = None,
     device: str = "auto",
     precision: Precision = "float32",
@@ -80,7 +81,7 @@ def main(
         json: write JSON instead of a table.
     """
     if min(batch, repeats) < 1 or not 0 < seconds < float("inf"):
-        raise ValueError(f"batch, repeats and seconds must be above 0, got {batch}, {repeats} and {seconds:g}")
+        raise UserError(f"batch, repeats and seconds must be above 0, got {batch}, {repeats} and {seconds:g}")
     settings = Settings(device=resolve_device(device), batch=batch, seconds=seconds, repeats=repeats, compile=compile)
     with torch.no_grad(), torch.autocast(settings.device.type, getattr(torch, precision), precision != "float32"):
         vae = load_vae(model, configs).to(settings.device) if what != "unet" else None

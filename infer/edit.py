@@ -17,6 +17,7 @@ from torch import Tensor
 from data.audio import SAMPLE_RATE
 from infer.samplers import Denoiser
 from models.diffusion import add_noise
+from models.errors import UserError
 from models.vae import VAE
 
 
@@ -79,11 +80,11 @@ def make_edit(
         strength: noise time to start at; None: 1 inside a span, 0.7 for a variation.
 
     Raises:
-        ValueError: the span is not inside the clip, or strength is not in (0, 1].
+        UserError: the span is not inside the clip, or strength is not in (0, 1].
     """
     strength = (0.7 if inpaint is None else 1.0) if strength is None else strength
     if not 0 < strength <= 1:
-        raise ValueError(f"strength must lie above 0 (no change) and at most at 1 (all new), got {strength:g}")
+        raise UserError(f"strength must lie above 0 (no change) and at most at 1 (all new), got {strength:g}")
     num_samples = max(1, round(seconds * SAMPLE_RATE))
     audio = F.pad(audio[:, :num_samples], (0, max(0, num_samples - audio.shape[-1])))
     num_frames = math.ceil(num_samples / vae.hop_length)
@@ -91,7 +92,7 @@ def make_edit(
     if inpaint is not None:
         start, end = inpaint
         if not 0 <= start < end <= seconds + 1e-6:
-            raise ValueError(f"inpaint must be a start and an end within the {seconds:g} s, got {start:g} and {end:g}")
+            raise UserError(f"inpaint must be a start and an end within the {seconds:g} s, got {start:g} and {end:g}")
         frames_per_second = SAMPLE_RATE / vae.hop_length
         span = (math.floor(start * frames_per_second), min(num_frames, math.ceil(end * frames_per_second)))
     device = next(vae.parameters()).device

@@ -21,7 +21,9 @@ from infer.guidance import GuidanceConfig, check_prompt, prompt_denoiser
 from infer.limiter import limit
 from infer.samplers import Method, check_method, draw_noise, make_generators, sample
 from infer.stream import check_output, check_seconds, cut, file_name
+from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
+from models.errors import UserError
 from models.schedule import time_grid
 from models.text_to_audio import TextToAudio
 
@@ -51,7 +53,7 @@ def generate(
         on_step: called with the number of steps done.
 
     Raises:
-        ValueError: an argument is outside of its range.
+        UserError: an argument is outside of its range.
     """
     check_length(model, seconds)
     num_samples = max(1, round(seconds * SAMPLE_RATE))
@@ -89,7 +91,7 @@ def check_length(model: TextToAudio, seconds: float) -> None:
     check_seconds(seconds)
     longest = window_seconds(model)
     if seconds > longest:
-        raise ValueError(
+        raise UserError(
             f"seconds must be at most {longest:.2f}, the window the model was trained on, got {seconds:g}; "
             "for longer sound use python -m infer.fifo"
         )
@@ -113,7 +115,7 @@ def main(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
     out: Path = Path(),
-    model: Path = Path("checkpoints/demo"),
+    model: Path = SHIPPED_MODEL,
     device: str = "auto",
 ) -> None:
     """Generate clips of a fixed length from a prompt, from a file of prompts, or from a sound and a prompt.
@@ -145,11 +147,11 @@ def main(
         check_seconds(seconds)
     check_method(sampler, eta)
     if num_samples < 1 or batch_size < 1 or num_steps < 1:
-        raise ValueError(
+        raise UserError(
             f"num_samples, batch_size and num_steps must be at least 1, got {num_samples}, {batch_size} and {num_steps}"
         )
     if init_audio is None and (strength is not None or inpaint is not None):
-        raise ValueError("strength and inpaint change a sound: give it with --init_audio FILE")
+        raise UserError("strength and inpaint change a sound: give it with --init_audio FILE")
     guidance = GuidanceConfig(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval)
     clips = [(text, seed + k) for text in texts for k in range(num_samples)]
     paths = _output_paths(out, clips)
@@ -188,16 +190,16 @@ def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
     """The one prompt, or the lines of a file that are not blank.
 
     Raises:
-        ValueError: there is neither or both, or nothing to read.
+        UserError: there is neither or both, or nothing to read.
     """
     if (prompt is None) == (prompts is None):
-        raise ValueError('give either --prompt "heavy rain" or --prompts FILE with one description a line')
+        raise UserError('give either --prompt "heavy rain" or --prompts FILE with one description a line')
     if prompts is None:
         texts = [prompt or ""]
     else:
         texts = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not texts:
-            raise ValueError(f"{prompts} holds no prompt: write one description a line")
+            raise UserError(f"{prompts} holds no prompt: write one description a line")
     for text in texts:
         check_prompt(text)
     return texts
@@ -208,7 +210,7 @@ def _output_paths(out: Path, clips: list[tuple[str, int]]) -> list[Path]:
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: a file's suffix is none that can be written.
+        UserError: a file's suffix is none that can be written.
     """
     several_prompts = len({text for text, _ in clips}) > 1
     if out.is_dir():
@@ -218,7 +220,7 @@ def _output_paths(out: Path, clips: list[tuple[str, int]]) -> list[Path]:
             f"no folder {out}: make it first, or give a file name ending in {', '.join(WRITER_SUFFIXES)}"
         )
     elif several_prompts:
-        raise ValueError(f"several prompts need a folder for their files, got --out {out}")
+        raise UserError(f"several prompts need a folder for their files, got --out {out}")
     elif len(clips) == 1:
         paths = [out]
     else:

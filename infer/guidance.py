@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.errors import UserError
 from models.text_to_audio import Conditioning, Seconds, TextToAudio
 from models.unet import UNet
 
@@ -36,11 +37,11 @@ class GuidanceConfig:
         low, high = self.interval
         object.__setattr__(self, "interval", (float(low), float(high)))
         if not 0 <= self.scale < float("inf"):
-            raise ValueError(f"guidance scale must be a finite number of at least 0, got {self.scale}")
+            raise UserError(f"guidance scale must be a finite number of at least 0, got {self.scale}")
         if not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance rescale must lie in [0, 1], got {self.rescale}")
+            raise UserError(f"guidance rescale must lie in [0, 1], got {self.rescale}")
         if not 0 <= low < high <= 1:
-            raise ValueError(f"guidance interval must be two rising noise times in [0, 1], got {self.interval}")
+            raise UserError(f"guidance interval must be two rising noise times in [0, 1], got {self.interval}")
 
 
 class GuidedDenoiser:
@@ -102,7 +103,7 @@ def prompt_denoiser(
         seconds_start, seconds_total: as in `TextToAudio.condition`, None where not known.
 
     Raises:
-        ValueError: a prompt is empty, or seconds are outside of the model's range.
+        UserError: a prompt is empty, or seconds are outside of the model's range.
     """
     for prompt in prompts:
         check_prompt(prompt)
@@ -117,7 +118,7 @@ def prompt_denoiser(
 def check_prompt(prompt: str) -> None:
     """Refuse a prompt without a word."""
     if not prompt.strip():
-        raise ValueError('the prompt is empty, describe a sound: --prompt "heavy rain with distant thunder"')
+        raise UserError('the prompt is empty, describe a sound: --prompt "heavy rain with distant thunder"')
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor | float, rescale: float = 0.0) -> Tensor:

@@ -33,8 +33,9 @@ from data.cli import run
 from infer.fifo.config import IMPORTANCE, FifoConfig
 from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StreamConfig
-from models.checkpoint import save_config
+from models.checkpoint import SHIPPED_MODEL, save_config
 from models.device import resolve_device
+from models.errors import UserError
 from models.layers import SelfAttention, Transformer
 from models.schedule import Focus
 from models.text_to_audio import TextToAudio
@@ -137,7 +138,7 @@ def measure(
     """Play each prompt until queue and context are full, then record num_shifts chunks; sums over all prompts.
 
     Raises:
-        ValueError: the U-Net has no self-attention on the way up.
+        UserError: the U-Net has no self-attention on the way up.
     """
     queue = config.fifo
     total: list[LayerAttention] = []
@@ -154,7 +155,7 @@ def measure(
             known.num_calls += layer.num_calls
         total = total or layers
     if not total:
-        raise ValueError("this U-Net has no self-attention on the way up: there is nothing to look at")
+        raise UserError("this U-Net has no self-attention on the way up: there is nothing to look at")
     return total
 
 
@@ -206,7 +207,7 @@ def draw(values: dict, path: Path) -> None:
 
 
 def main(
-    model: Path = Path("checkpoints/demo"),
+    model: Path = SHIPPED_MODEL,
     prompts: tuple[str, ...] = PROMPTS,
     num_shifts: int = 8,
     fifo: FifoConfig = FifoConfig(),  # noqa: B008 - frozen
@@ -228,7 +229,7 @@ def main(
         device: auto, cpu, cuda, cuda:N or mps.
     """
     if num_shifts < 1 or not prompts:
-        raise ValueError(f"needs at least one prompt and one shift, got {len(prompts)} and {num_shifts}")
+        raise UserError(f"needs at least one prompt and one shift, got {len(prompts)} and {num_shifts}")
     bundle = TextToAudio.load(model, resolve_device(device))
     queue = replace(fifo, focus="equal")
     values = report(measure(bundle, tuple(prompts), StreamConfig(fifo=queue, seed=seed), num_shifts))

@@ -1,12 +1,13 @@
 """Integrated loudness of a stream of audio, of which it keeps ten numbers a second.
 
-Source: ITU-R BS.1770-4: K-weighting, mean square over blocks of 400 ms every 100 ms, two gates. The two filters are
-the recommendation's, given by frequency, gain and quality, so that they can be had at any sample rate.
+Source: ITU-R BS.1770-4: K-weighting, mean square over blocks of 400 ms every 100 ms, two gates. The recommendation
+states the two filters of K-weighting at 48 kHz; at other sample rates the same analogue filters are used.
 
 Tensors: audio (channels, samples), left and right.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.signal import sosfilt
@@ -14,6 +15,11 @@ from scipy.signal import sosfilt
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
 OFFSET_DB = -0.691
+TABLE_RATE = 48_000
+HEAD_FILTER = (1.53512485958697, -2.69169618940638, 1.19839281085285, 1.0, -1.69065929318241, 0.73248077421585)
+"""b0 b1 b2 a0 a1 a2 at 48 kHz. Source: BS.1770-4, annex 1, table 1."""
+LOW_CUT = (1.0, -2.0, 1.0, 1.0, -1.99004745483398, 0.99007225036621)
+"""b0 b1 b2 a0 a1 a2 at 48 kHz. Source: BS.1770-4, annex 1, table 2."""
 
 
 class LoudnessMeter:
@@ -26,7 +32,7 @@ class LoudnessMeter:
 
     def __init__(self, sample_rate: int, num_channels: int) -> None:
         self._step = round(0.1 * sample_rate)  # samples between the starts of two blocks
-        self._sections = np.stack((high_shelf(sample_rate), high_pass(sample_rate)))  # (2, 6)
+        self._sections = np.stack([at_rate(section, sample_rate) for section in (HEAD_FILTER, LOW_CUT)])  # (2, 6)
         self._filter_state = np.zeros((2, num_channels, 2))
         self._pending = np.zeros((num_channels, 0))  # filtered, less than a step
         self._energies: list[float] = []  # one every 100 ms: mean square, summed over channels
@@ -53,21 +59,22 @@ class LoudnessMeter:
         return OFFSET_DB + 10 * math.log10(blocks.mean())
 
 
-def high_shelf(sample_rate: int, frequency_hz: float = 1500.0, gain_db: float = 4.0) -> np.ndarray:
-    """Second-order section (b0 b1 b2 a0 a1 a2) of K-weighting's head filter. Source: Bristow-Johnson, cookbook."""
-    angle = 2 * math.pi * frequency_hz / sample_rate
-    amplitude = 10 ** (gain_db / 40)
-    cosine, slope = math.cos(angle), math.sin(angle) * math.sqrt(2 * amplitude)  # quality 1 / sqrt(2)
-    up, down = amplitude + 1, amplitude - 1
-    b = (up + down * cosine + slope, -2 * (down + up * cosine), up + down * cosine - slope)
-    a = (up - down * cosine + slope, 2 * (down - up * cosine), up - down * cosine - slope)
-    return np.array((*(amplitude * value for value in b), *a)) / a[0]
+def at_rate(section: Sequence[float], sample_rate: int) -> np.ndarray:
+    """Second-order section (b0 b1 b2 a0 a1 a2) at `sample_rate` of a filter that is given at 48 kHz.
+
+    The bilinear transform p = (z - 1) / (z + 1) leads to the analogue filter and back. A frequency f is at
+    p = i tan(pi f / rate): below a few kHz nearly in inverse proportion to the rate.
+    """
+    scale = (sample_rate / TABLE_RATE) ** np.array((2, 1, 0))
+    b, a = (_from_analogue(_to_analogue(part) * scale) for part in (section[:3], section[3:]))
+    return np.concatenate((b, a)) / a[0]
 
 
-def high_pass(sample_rate: int, frequency_hz: float = 38.0, quality: float = 0.5) -> np.ndarray:
-    """Second-order section (b0 b1 b2 a0 a1 a2) of K-weighting's low cut. Source: Bristow-Johnson, cookbook."""
-    angle = 2 * math.pi * frequency_hz / sample_rate
-    cosine, width = math.cos(angle), math.sin(angle) / (2 * quality)
-    b = ((1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2)
-    a = (1 + width, -2 * cosine, 1 - width)
-    return np.array((*b, *a)) / a[0]
+def _to_analogue(c: Sequence[float]) -> np.ndarray:
+    """Coefficients of p^2, p and 1 from those of z^2, z and 1, up to the factor (1 - p)^2."""
+    return np.array((c[0] - c[1] + c[2], 2 * (c[0] - c[2]), c[0] + c[1] + c[2]))
+
+
+def _from_analogue(c: np.ndarray) -> np.ndarray:
+    """Coefficients of z^2, z and 1 from those of p^2, p and 1, up to the factor (z + 1)^2."""
+    return np.array((c.sum(), 2 * (c[2] - c[0]), c[0] - c[1] + c[2]))

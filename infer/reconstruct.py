@@ -22,7 +22,9 @@ from data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioFile, AudioReadError
 from data.audio_writer import WRITER_SUFFIXES, AudioWriter
 from data.cli import run
 from infer.reconstruction_metrics import ReconstructionMetrics, ReconstructionReport
+from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
+from models.errors import UserError
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.vae import VAE
 
@@ -33,7 +35,7 @@ PUSH_FRAMES = 64  # latent frames a network call on a CPU: fewer cost overhead, 
 
 
 def main(
-    source: Path, destination: Path, model: Path = Path("checkpoints/demo"), metrics: bool = False, device: str = "auto"
+    source: Path, destination: Path, model: Path = SHIPPED_MODEL, metrics: bool = False, device: str = "auto"
 ) -> None:
     """Pass audio through the VAE and back.
 
@@ -46,7 +48,7 @@ def main(
 
     Raises:
         FileNotFoundError: no such source or model, or no folder to write into.
-        ValueError: no audio in the folder, or files that could not be read (the others are done all the same).
+        UserError: no audio in the folder, or files that could not be read (the others are done all the same).
     """
     pairs = find_pairs(source, destination)
     vae = VAE.load(model).to(resolve_device(device))
@@ -67,7 +69,7 @@ def main(
     if reports:
         sys.stdout.write(format_table(reports))
     if failures:
-        raise ValueError(f"{len(failures)} of {len(pairs)} files could not be read: {', '.join(failures[:5])}")
+        raise UserError(f"{len(failures)} of {len(pairs)} files could not be read: {', '.join(failures[:5])}")
 
 
 def find_pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
@@ -78,13 +80,13 @@ def find_pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
         raise FileNotFoundError(f"no such file or folder: {source}")
     target = destination / _writable_name(source) if destination.is_dir() else destination
     if target.resolve() == source.resolve():
-        raise ValueError(f"{source} would be written over itself, choose another output")
+        raise UserError(f"{source} would be written over itself, choose another output")
     return [(source, target)]
 
 
 def _find_pairs_in_folder(source: Path, destination: Path) -> list[tuple[Path, Path]]:
     if destination.resolve() == source.resolve() or destination.is_file():
-        raise ValueError(f"the output of a folder must be another folder, got {destination}")
+        raise UserError(f"the output of a folder must be another folder, got {destination}")
     if not destination.parent.is_dir():
         raise FileNotFoundError(f"cannot write {destination}: the folder {destination.parent} does not exist")
     inside = destination.resolve()
@@ -94,7 +96,7 @@ def _find_pairs_in_folder(source: Path, destination: Path) -> list[tuple[Path, P
         if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and inside not in path.resolve().parents
     ]
     if not paths:
-        raise ValueError(f"no audio in {source}: expected files ending in {', '.join(AUDIO_SUFFIXES)}")
+        raise UserError(f"no audio in {source}: expected files ending in {', '.join(AUDIO_SUFFIXES)}")
     pairs = [(path, destination / path.relative_to(source).with_name(_writable_name(path))) for path in paths]
     for _, target in pairs:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def check_vae(vae: VAE) -> None:
     """Refuse a VAE for other audio than this command reads and writes."""
     rate, channels = vae.config.sample_rate, vae.config.audio_channels
     if rate != SAMPLE_RATE or channels not in (1, 2):
-        raise ValueError(f"the model must be for 1 or 2 channels at {SAMPLE_RATE} Hz, got {channels} at {rate} Hz")
+        raise UserError(f"the model must be for 1 or 2 channels at {SAMPLE_RATE} Hz, got {channels} at {rate} Hz")
 
 
 def reconstruct_file(vae: VAE, source: Path, target: Path, measure: bool) -> ReconstructionReport | None:

@@ -20,6 +20,7 @@ import torchaudio
 from torch import Tensor
 
 from infer.loudness import LoudnessMeter
+from models.errors import UserError
 
 FFT_SIZE = 1024
 HOP_SIZE = 256
@@ -130,7 +131,7 @@ class SpectralDistances:
     def finish(self) -> tuple[float, float]:
         """STFT distance and mel distance of all that was pushed."""
         if self._audio is None:
-            raise ValueError("there is nothing to measure: no audio was pushed")
+            raise UserError("there is nothing to measure: no audio was pushed")
         if not self._started and self._audio.shape[-1] <= FFT_SIZE:  # too short to mirror
             self._audio = torch.nn.functional.pad(self._audio, (0, FFT_SIZE + 1 - self._audio.shape[-1]))
         self._start()

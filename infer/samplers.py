@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion import alpha_sigma
+from models.errors import UserError
 
 Method = Literal["ddim", "dpmpp_2m", "dpmpp_2m_sde"]
 
@@ -105,11 +106,11 @@ def step_coefficients(levels: Tensor, method: Method = "dpmpp_2m", eta: float = 
 def check_method(method: str, eta: float) -> None:
     """Refuse an unknown method or an eta that the method has no use for."""
     if method not in get_args(Method):
-        raise ValueError(f"sampler must be one of {', '.join(get_args(Method))}, got {method!r}")
+        raise UserError(f"sampler must be one of {', '.join(get_args(Method))}, got {method!r}")
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+        raise UserError(f"eta must lie in [0, 1], got {eta}")
     if method == "dpmpp_2m" and eta:
-        raise ValueError(f"dpmpp_2m adds no noise, got eta {eta}; take dpmpp_2m_sde or ddim")
+        raise UserError(f"dpmpp_2m adds no noise, got eta {eta}; take dpmpp_2m_sde or ddim")
 
 
 def step(

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE
 from data.audio_writer import WRITER_SUFFIXES, AudioWriter
-from infer.interrupts import Interrupts
+from data.interrupts import Interrupts
 from infer.limiter import Limiter
+from models.errors import UserError
 from models.streaming import StreamingDecoder
 from models.vae import VAE
 
@@ -91,7 +92,7 @@ def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:
     Joined, the pieces are the decoding of all latents at once. The last ones come when `chunks` ends.
 
     Raises:
-        ValueError: the decoded audio is not finite.
+        UserError: the decoded audio is not finite.
     """
     decoding = Decoding(vae)
     for chunk in chunks:
@@ -102,7 +103,7 @@ def decode_stream(chunks: Iterable[Tensor], vae: VAE) -> Iterator[Tensor]:
 def finite_audio(audio: Tensor) -> Tensor:
     """Take audio (1, 2, samples) off the device; ValueError where it is not finite."""
     if not bool(torch.isfinite(audio).all()):
-        raise ValueError("the model made sound that is not finite: its weights are damaged or its training diverged")
+        raise UserError("the model made sound that is not finite: its weights are damaged or its training diverged")
     return audio[0].float().cpu()
 
 
@@ -186,7 +187,7 @@ def open_sink(out: str, raw_format: RawFormat = "s16le") -> AudioWriter | RawSin
     """Open the file `out`, or standard output for "-"; a context manager.
 
     Raises:
-        ValueError: the suffix is none that can be written.
+        UserError: the suffix is none that can be written.
         FileNotFoundError: the folder does not exist.
     """
     return RawSink(raw_format) if out == STDOUT else AudioWriter(out)
@@ -196,21 +197,21 @@ def check_output(path: Path) -> None:
     """Refuse a file that cannot be written, before anything expensive is done.
 
     Raises:
-        ValueError: the suffix is none that can be written, or the path is a folder.
+        UserError: the suffix is none that can be written, or the path is a folder.
         FileNotFoundError: the folder does not exist.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder, give a file name")
+        raise UserError(f"cannot write {path}: it is a folder, give a file name")
     if path.suffix.lower() not in WRITER_SUFFIXES:
-        raise ValueError(f"cannot write {path}: expected a name ending in {', '.join(WRITER_SUFFIXES)}")
+        raise UserError(f"cannot write {path}: expected a name ending in {', '.join(WRITER_SUFFIXES)}")
 
 
 def check_seconds(seconds: float) -> None:
     """Refuse a length that is no length."""
     if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"seconds must be a number above 0, got {seconds:g}")
+        raise UserError(f"seconds must be a number above 0, got {seconds:g}")
 
 
 def file_name(prompt: str, seed: int, suffix: str = ".wav") -> str:

@@ -16,7 +16,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from models.errors import UserError
+
 CONFIG_NAME = "config.json"
+SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints/demo"
+"""The model that comes with the project: what commands use unless told otherwise, from any working directory."""
 SHARD_BYTES = 16 * 2**20
 MAX_LISTED = 5
 
@@ -66,14 +70,14 @@ def load_config(folder: str | Path, name: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder is not a checkpoint.
-        ValueError: the checkpoint has no such part.
+        UserError: the checkpoint has no such part.
     """
     folder = Path(folder)
     if not (folder / CONFIG_NAME).exists():
         raise FileNotFoundError(f"no model in {folder}: expected a folder with {CONFIG_NAME}{_neighbours(folder)}")
     configs = read_json(folder / CONFIG_NAME)
     if name not in configs:
-        raise ValueError(f"{folder / CONFIG_NAME} has no part {name!r}, it has {sorted(configs)}")
+        raise UserError(f"{folder / CONFIG_NAME} has no part {name!r}, it has {sorted(configs)}")
     return configs[name]
 
 
@@ -82,7 +86,7 @@ def load_part(folder: str | Path, name: str) -> tuple[dict[str, Any], dict[str, 
 
     Raises:
         FileNotFoundError: the folder is not a checkpoint, or weight files are missing.
-        ValueError: the checkpoint has no such part, or a weight file is damaged.
+        UserError: the checkpoint has no such part, or a weight file is damaged.
     """
     folder = Path(folder)
     config = load_config(folder, name)
@@ -100,19 +104,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file.
 
     Raises:
-        ValueError: it is not one.
+        UserError: it is not one.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
     """Read a weight file to the CPU: safetensors, or a pickled dictionary, of which nothing is run.
 
     Raises:
-        ValueError: the file is damaged or holds something else.
+        UserError: the file is damaged or holds something else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -123,9 +127,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - pickle raises anything
         kind = path.suffix.removeprefix(".") or "weight"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a valid {kind} file ({reason}), download or export it again") from None
+        raise UserError(f"{path} is not a valid {kind} file ({reason}), download or export it again") from None
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
+        raise UserError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
     return state
 
 
@@ -133,7 +137,7 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str | Path)
     """Load a state dict strictly; the module may be on the meta device.
 
     Raises:
-        ValueError: keys are missing or unknown, or shapes differ; lists the first few of them.
+        UserError: keys are missing or unknown, or shapes differ; lists the first few of them.
     """
     expected = module.state_dict()
     problems = [f"missing {key}" for key in expected if key not in state]
@@ -145,7 +149,7 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str | Path)
     ]
     if problems:
         listed = "; ".join(problems[:MAX_LISTED]) + ("; ..." if len(problems) > MAX_LISTED else "")
-        raise ValueError(f"weights in {where} do not fit the configuration ({len(problems)} differences): {listed}")
+        raise UserError(f"weights in {where} do not fit the configuration ({len(problems)} differences): {listed}")
     module.load_state_dict(state, assign=True)
 
 
@@ -155,7 +159,7 @@ def replace_tensors(folder: str | Path, name: str, values: dict[str, Tensor]) ->
     Each weight file is replaced whole or not at all.
 
     Raises:
-        ValueError: the part has no tensor of that name.
+        UserError: the part has no tensor of that name.
     """
     missing = set(values)
     for file in _part_files(Path(folder), name):
@@ -166,7 +170,7 @@ def replace_tensors(folder: str | Path, name: str, values: dict[str, Tensor]) ->
             _replace_atomically(file, save(state))
             missing -= found
     if missing:
-        raise ValueError(f"part {name!r} of {folder} has no {', '.join(sorted(missing))}")
+        raise UserError(f"part {name!r} of {folder} has no {', '.join(sorted(missing))}")
 
 
 def _split_into_shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -25,6 +25,7 @@ from models.clap_text import (
     text_config_from_huggingface,
     text_state_from_huggingface,
 )
+from models.errors import UserError
 from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
 from models.meta import without_weights
 from models.text_encoder import TextEncoder, TextEncoderConfig, tokenize
@@ -59,9 +60,9 @@ class ClapConfig:
         if isinstance(self.audio, dict):
             object.__setattr__(self, "audio", ClapAudioConfig(**self.audio))
         if self.max_tokens > self.text.max_tokens:
-            raise ValueError(f"max_tokens must be at most {self.text.max_tokens} (positions), got {self.max_tokens}")
+            raise UserError(f"max_tokens must be at most {self.text.max_tokens} (positions), got {self.max_tokens}")
         if not -self.text.num_layers - 1 <= self.text_layer <= self.text.num_layers:
-            raise ValueError(f"text_layer must be within {self.text.num_layers} layers, got {self.text_layer}")
+            raise UserError(f"text_layer must be within {self.text.num_layers} layers, got {self.text_layer}")
 
 
 class ClapHead(nn.Module):
@@ -144,7 +145,7 @@ class Clap(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such model in `source`.
-            ValueError: it is not a CLAP without fusion, or its weights do not fit the configuration.
+            UserError: it is not a CLAP without fusion, or its weights do not fit the configuration.
         """
         if is_pretrained(source):
             return cls._load_pretrained(locate_pretrained(source))
@@ -156,7 +157,7 @@ class Clap(nn.Module):
     def _load_pretrained(cls, folder: Path) -> "Clap":
         config, state = read_pretrained(folder)
         if config.get("model_type") != "clap" or config["audio_config"].get("enable_fusion", False):
-            raise ValueError(f"{folder} holds a {config.get('model_type')!r}, expected a clap model without fusion")
+            raise UserError(f"{folder} holds a {config.get('model_type')!r}, expected a clap model without fusion")
         text = text_config_from_huggingface(config["text_config"])
         frontend_path = folder / "preprocessor_config.json"
         frontend = read_json(frontend_path) if frontend_path.exists() else {}

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from models.errors import UserError
+
 MIN_POWER = 1e-10
 """Floor of the mel power, -100 dB."""
 
@@ -57,21 +59,21 @@ class ClapAudioConfig:
         for name in ("depths", "num_heads"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.channels not in (1, 2):
-            raise ValueError(f"channels must be 1 or 2, got {self.channels}")
+            raise UserError(f"channels must be 1 or 2, got {self.channels}")
         if self.spec_size % self.num_mels:
-            raise ValueError(f"num_mels must divide spec_size {self.spec_size}, got {self.num_mels}")
+            raise UserError(f"num_mels must divide spec_size {self.spec_size}, got {self.num_mels}")
         frames = 1 + self.clip_samples // self.hop_length
         if frames > self.max_frames:
-            raise ValueError(
+            raise UserError(
                 f"clip_samples {self.clip_samples} make {frames} frames, at most {self.max_frames} fit into spec_size "
                 f"{self.spec_size} with {self.num_mels} mels: use at most {(self.max_frames - 1) * self.hop_length}"
             )
         if len(self.depths) != len(self.num_heads):
-            raise ValueError(f"depths and num_heads must be equally long, got {self.depths} and {self.num_heads}")
+            raise UserError(f"depths and num_heads must be equally long, got {self.depths} and {self.num_heads}")
         rows = self.spec_size // self.patch_size // 2 ** (len(self.depths) - 1)
         needed = max(self.window_size, self.spec_size // self.num_mels)
         if rows < needed:
-            raise ValueError(
+            raise UserError(
                 f"spec_size {self.spec_size} is too small: the last of {len(self.depths)} stages has {rows} rows of "
                 f"tokens and needs {needed} (window_size, and one for each strip of {self.num_mels} mels)"
             )
@@ -186,7 +188,7 @@ def audio_config_from_huggingface(config: Mapping, frontend: Mapping) -> ClapAud
     sample_rate = frontend.get("sampling_rate", defaults.sample_rate)
     patch_size, patch_stride = config.get("patch_size", 4), config.get("patch_stride", [4, 4])
     if not config.get("enable_patch_layer_norm", True) or list(patch_stride) != [patch_size, patch_size]:
-        raise ValueError(f"HTSAT needs a patch norm and patch_stride = patch_size, got {patch_stride}, {patch_size}")
+        raise UserError(f"HTSAT needs a patch norm and patch_stride = patch_size, got {patch_stride}, {patch_size}")
     return ClapAudioConfig(
         sample_rate=sample_rate,
         channels=config.get("patch_embed_input_channels", 1),

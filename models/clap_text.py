@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.errors import UserError
+
 ACTIVATIONS = {
     "gelu": nn.GELU,
     "gelu_new": partial(nn.GELU, approximate="tanh"),
@@ -50,11 +52,11 @@ class ClapTextConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
-            raise ValueError(f"num_heads must divide width, got width {self.width} and num_heads {self.num_heads}")
+            raise UserError(f"num_heads must divide width, got width {self.width} and num_heads {self.num_heads}")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+            raise UserError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.num_layers < 2:
-            raise ValueError(f"num_layers must be at least 2 (next-to-last layer is used), got {self.num_layers}")
+            raise UserError(f"num_layers must be at least 2 (next-to-last layer is used), got {self.num_layers}")
 
     @property
     def max_tokens(self) -> int:

@@ -2,12 +2,14 @@
 
 import torch
 
+from models.errors import UserError
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """Return the device called `name`; "auto" is CUDA, then MPS, then CPU.
 
     Raises:
-        ValueError: the name is unknown or the device is not present.
+        UserError: the name is unknown or the device is not present.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -16,8 +18,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
+        raise UserError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type, False):
-        raise ValueError(f"device {name!r} is not available on this machine, use --device auto or cpu")
+        raise UserError(f"device {name!r} is not available on this machine, use --device auto or cpu")
     return device

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import UserError
+
 NormKind = Literal["group", "layer"]
 
 
@@ -47,9 +49,9 @@ class FrameNorm(nn.Module):
     def __init__(self, channels: int, kind: NormKind, num_groups: int) -> None:
         super().__init__()
         if kind not in get_args(NormKind):
-            raise ValueError(f"norm must be one of {', '.join(get_args(NormKind))}, got {kind!r}")
+            raise UserError(f"norm must be one of {', '.join(get_args(NormKind))}, got {kind!r}")
         if channels % num_groups:
-            raise ValueError(f"num_groups must divide every width, got {num_groups} groups for {channels} channels")
+            raise UserError(f"num_groups must divide every width, got {num_groups} groups for {channels} channels")
         self.kind = kind
         self.num_groups = num_groups
         self.eps = 1e-5

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion import t_from_log_snr
+from models.errors import UserError
 
 Focus = Literal["equal", "initial", "middle", "last"]
 Thirds = Literal["time", "log_snr"]
@@ -32,9 +33,9 @@ def warp(position: Tensor, focus: Focus = "equal", factor: float = 1.0, thirds: 
         thirds: whether the three regions are equal in time or in log-SNR.
     """
     if focus not in get_args(Focus):
-        raise ValueError(f"focus must be one of {', '.join(get_args(Focus))}, got {focus!r}")
+        raise UserError(f"focus must be one of {', '.join(get_args(Focus))}, got {focus!r}")
     if factor < 1:
-        raise ValueError(f"factor must be at least 1, got {factor}")
+        raise UserError(f"factor must be at least 1, got {factor}")
     if focus == "equal" or factor == 1:
         return position
     borders = region_borders(thirds).to(position)
@@ -57,13 +58,13 @@ def region_borders(thirds: Thirds = "time") -> Tensor:
         inner = torch.tensor([LOG_SNR_LIMIT / 3, -LOG_SNR_LIMIT / 3], dtype=torch.float64)
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         return torch.cat([ends[:1], t_from_log_snr(inner), ends[1:]])
-    raise ValueError(f"thirds must be one of {', '.join(get_args(Thirds))}, got {thirds!r}")
+    raise UserError(f"thirds must be one of {', '.join(get_args(Thirds))}, got {thirds!r}")
 
 
 def time_grid(num_steps: int, focus: Focus = "equal", factor: float = 1.0, thirds: Thirds = "time") -> Tensor:
     """Return the num_steps + 1 ascending times of a grid, (num_steps + 1,) float32, exactly 0 and 1 at its ends."""
     if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        raise UserError(f"num_steps must be at least 1, got {num_steps}")
     position = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     return warp(position, focus, factor, thirds).float()
 
@@ -75,9 +76,9 @@ def skip_grid(num_reference_steps: int, focus: Focus, factor: float) -> Tensor:
     allow, so that each focus has the same number of steps, num_reference_steps / 3 * (1 + 2 / factor), rounded.
     """
     if focus not in get_args(Focus):
-        raise ValueError(f"focus must be one of {', '.join(get_args(Focus))}, got {focus!r}")
+        raise UserError(f"focus must be one of {', '.join(get_args(Focus))}, got {focus!r}")
     if num_reference_steps < 3 or factor < 1:
-        raise ValueError(f"needs at least 3 steps and a factor of at least 1, got {num_reference_steps} and {factor}")
+        raise UserError(f"needs at least 3 steps and a factor of at least 1, got {num_reference_steps} and {factor}")
     if focus == "equal":
         return time_grid(num_reference_steps)
     borders = [round(num_reference_steps * region / 3) for region in range(4)]
@@ -104,7 +105,7 @@ def skip_grid_of(num_steps: int, focus: Focus, factor: float) -> Tensor:
         grid = skip_grid(num_reference_steps, focus, factor)
         if len(grid) == num_steps + 1:
             return grid
-    raise ValueError(f"no skipped grid has {num_steps} steps with factor {factor:g}, take at least 3 steps or the warp")
+    raise UserError(f"no skipped grid has {num_steps} steps with factor {factor:g}, take at least 3 steps or the warp")
 
 
 def queue_levels(
@@ -122,7 +123,7 @@ def queue_levels(
     """
     num_steps = len(grid) - 1
     if num_chunks < 1 or num_steps % num_chunks:
-        raise ValueError(f"num_steps must be a multiple of num_chunks, got {num_steps} steps for {num_chunks} chunks")
+        raise UserError(f"num_steps must be a multiple of num_chunks, got {num_steps} steps for {num_chunks} chunks")
     micro_steps = num_steps // num_chunks
     slot = torch.arange(1, num_chunks + 1) * micro_steps
     index = slot[None, :] - torch.arange(micro_steps + 1)[:, None]  # (micro_steps + 1, num_chunks)

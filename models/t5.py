@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.clap_text import ACTIVATIONS
+from models.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,9 @@ class T5EncoderConfig:
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+            raise UserError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.num_buckets < 4 or self.num_buckets % 2:
-            raise ValueError(f"num_buckets must be even and at least 4, got {self.num_buckets}")
+            raise UserError(f"num_buckets must be even and at least 4, got {self.num_buckets}")
 
 
 def relative_position_buckets(num_tokens: int, num_buckets: int, max_distance: int, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.checkpoint import load_part, load_weights, save_part
 from models.clap_text import ClapTextConfig, ClapTextTower, text_config_from_huggingface, text_state_from_huggingface
+from models.errors import UserError
 from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
 from models.meta import without_weights
 from models.t5 import T5Encoder, T5EncoderConfig, t5_config_from_huggingface, t5_state_from_huggingface
@@ -56,11 +57,11 @@ class TextEncoderConfig:
         if isinstance(self.t5, dict):
             object.__setattr__(self, "t5", T5EncoderConfig(**self.t5))
         if self.kind not in ("clap", "t5"):
-            raise ValueError(f'kind of text encoder must be "clap" or "t5", got {self.kind!r}')
+            raise UserError(f'kind of text encoder must be "clap" or "t5", got {self.kind!r}')
         if getattr(self, self.kind) is None:
-            raise ValueError(f"a text encoder of kind {self.kind!r} needs the configuration {self.kind!r}")
+            raise UserError(f"a text encoder of kind {self.kind!r} needs the configuration {self.kind!r}")
         if self.clap is not None and self.max_tokens > self.clap.max_tokens:
-            raise ValueError(f"max_tokens must be at most {self.clap.max_tokens} (positions), got {self.max_tokens}")
+            raise UserError(f"max_tokens must be at most {self.clap.max_tokens} (positions), got {self.max_tokens}")
 
 
 class TextEncoder(nn.Module):
@@ -89,10 +90,10 @@ class TextEncoder(nn.Module):
         """Embed prompts on the module's device; returns (text_embeddings, text_mask), padded to the longest prompt.
 
         Raises:
-            ValueError: there are no prompts.
+            UserError: there are no prompts.
         """
         if not prompts:
-            raise ValueError("got no prompts, expected at least one")
+            raise UserError("got no prompts, expected at least one")
         known = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         for start in range(0, len(missing), ENCODE_BATCH):
@@ -142,7 +143,7 @@ class TextEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: there is no model in `source`.
-            ValueError: it is not a CLAP or T5 model, or its weights do not fit.
+            UserError: it is not a CLAP or T5 model, or its weights do not fit.
         """
         if is_pretrained(source):
             return cls._load_pretrained(locate_pretrained(source), max_tokens)
@@ -163,7 +164,7 @@ class TextEncoder(nn.Module):
             encoder_config = TextEncoderConfig(kind="clap", max_tokens=min(max_tokens, clap.max_tokens), clap=clap)
             state = text_state_from_huggingface(state, prefix="text_model." if is_whole else "")
         else:
-            raise ValueError(f"{folder} holds a model of type {model_type!r}, expected t5, clap or clap_text_model")
+            raise UserError(f"{folder} holds a model of type {model_type!r}, expected t5, clap or clap_text_model")
         weights = {f"tower.{key}": value.float() for key, value in state.items()}
         return cls._build(encoder_config, load_pretrained_tokenizer(folder), weights, folder)
 

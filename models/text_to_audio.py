@@ -11,6 +11,7 @@ Source: Evans et al. 2024 (2402.04825), section 3.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
+from models.errors import UserError
 from models.meta import without_weights
+from models.queue import QueueConfig
 from models.text_encoder import TextEncoder
 from models.timing import NUM_TIMING_TOKENS, TimingConfig, TimingEmbedder
 from models.unet import UNet, UNetConfig
 from models.vae import VAE
+
+logger = logging.getLogger(__name__)
 
 Seconds = float | Sequence[float | None] | Tensor | None
 """One value for all prompts or one each; None, or NaN, where it is not known."""
@@ -43,7 +48,7 @@ class ConditionerConfig:
         if isinstance(self.timing, dict):
             object.__setattr__(self, "timing", TimingConfig(**self.timing))
         if self.num_null_tokens < 1:
-            raise ValueError(f"num_null_tokens must be at least 1, got {self.num_null_tokens}")
+            raise UserError(f"num_null_tokens must be at least 1, got {self.num_null_tokens}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,14 @@ class TextToAudioConfig:
     """Frames of a training crop: the longest clip that ordinary sampling makes."""
     known_seconds: float | None = None
     """Length (s) up to which it knows pieces well: one training sample in ten had a longer one; None: not known."""
+    queues: tuple[QueueConfig, ...] = (QueueConfig(),)
+    """Queues that the network was trained for, at least one; the first is played unless another is asked for."""
+
+    def __post_init__(self) -> None:
+        queues = (QueueConfig(**queue) if isinstance(queue, dict) else queue for queue in self.queues)
+        object.__setattr__(self, "queues", tuple(queues))
+        if not self.queues:
+            raise UserError("queues must name at least one queue, got none")
 
 
 @dataclass(frozen=True)
@@ -141,9 +154,9 @@ class TextToAudio(nn.Module):
             "the U-Net's context_width": config.unet.context_width,
         }
         if len(set(widths.values())) > 1:
-            raise ValueError(f"widths must be equal, got {', '.join(f'{k} {v}' for k, v in widths.items())}")
+            raise UserError(f"widths must be equal, got {', '.join(f'{k} {v}' for k, v in widths.items())}")
         if vae.config.latent_channels != config.unet.latent_channels:
-            raise ValueError(
+            raise UserError(
                 f"the VAE has {vae.config.latent_channels} latent channels, the U-Net {config.unet.latent_channels}"
             )
         self.config = config
@@ -169,7 +182,7 @@ class TextToAudio(nn.Module):
         """Encode prompts and timing.
 
         Raises:
-            ValueError: there are no prompts, or seconds are outside of the tables or not one for each prompt.
+            UserError: there are no prompts, or seconds are outside of the tables or not one for each prompt.
         """
         text_embeddings, text_mask = self.text_encoder.encode(list(prompts))
         start = _seconds_tensor("seconds_start", seconds_start, len(prompts), self.device)
@@ -198,7 +211,8 @@ class TextToAudio(nn.Module):
         self.text_encoder.save(folder, dtype=dtype)
         save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
         save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
-        training = {"window_frames": self.config.window_frames, "known_seconds": self.config.known_seconds}
+        training = dataclasses.asdict(self.config)
+        del training["unet"], training["conditioner"]  # parts of their own
         save_config(folder, "training", training)
 
     @classmethod
@@ -207,16 +221,17 @@ class TextToAudio(nn.Module):
 
         Raises:
             FileNotFoundError: the folder is not a checkpoint.
-            ValueError: a part is missing, or its weights do not fit its configuration.
+            UserError: a part is missing, or its weights do not fit its configuration.
         """
         unet_config, unet_state = load_part(folder, "unet")
         conditioner_config, conditioner_state = load_part(folder, "conditioner")
         vae, text_encoder = VAE.load(folder), TextEncoder.load(folder)
+        training = load_config(folder, "training")
         config = TextToAudioConfig(
-            unet=UNetConfig(**unet_config),
-            conditioner=ConditionerConfig(**conditioner_config),
-            **load_config(folder, "training"),
+            unet=UNetConfig(**unet_config), conditioner=ConditionerConfig(**conditioner_config), **training
         )
+        if "queues" not in training:
+            logger.warning("%s does not say which queue it was trained for: %s is taken", folder, config.queues[0])
         with without_weights():
             model = cls(config, vae, text_encoder)
         load_weights(model.unet, unet_state, f"{folder} (unet)")

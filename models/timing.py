@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.errors import UserError
+
 NUM_TIMING_TOKENS = 2
 """Tokens that tell the place in a piece."""
 
@@ -29,9 +31,9 @@ class TimingConfig:
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
-            raise ValueError(f"width must be even and at least 2, got {self.width}")
+            raise UserError(f"width must be even and at least 2, got {self.width}")
         if self.max_seconds < 1:
-            raise ValueError(f"max_seconds must be at least 1, got {self.max_seconds}")
+            raise UserError(f"max_seconds must be at least 1, got {self.max_seconds}")
 
 
 class TimingEmbedder(nn.Module):
@@ -73,7 +75,7 @@ class TimingEmbedder(nn.Module):
         outside = (seconds < 0) | (seconds > longest)  # NaN is neither
         if outside.any():
             got = float(seconds[outside][0])
-            raise ValueError(f"{name} must be 0 to {longest} seconds, got {got:g}; leave it out if unknown")
+            raise UserError(f"{name} must be 0 to {longest} seconds, got {got:g}; leave it out if unknown")
         seconds = seconds.nan_to_num(nan=float(longest + 1))
         before, after = seconds.floor(), seconds.ceil()
         share = (seconds - before).to(table.weight.dtype).unsqueeze(-1)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from models.errors import UserError
+
 FILE_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 """Start, padding, end and unknown, with the ids 0, 1, 2 and 3 of RoBERTa."""
@@ -55,7 +57,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is damaged.
+        UserError: the file is damaged.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
@@ -63,7 +65,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
-        raise ValueError(f"{path} is not a valid tokenizer: {error}") from None
+        raise UserError(f"{path} is not a valid tokenizer: {error}") from None
 
 
 def load_pretrained_tokenizer(folder: str | Path) -> Tokenizer:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.errors import UserError
 from models.layers import (
     Downsample,
     FourierFeatures,
@@ -76,15 +77,15 @@ class UNetConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         lengths = {len(self.widths), len(self.factors), len(self.attention_depths)}
         if len(lengths) != 1 or not self.widths:
-            raise ValueError(
+            raise UserError(
                 "widths, factors and attention_depths must have one entry a level, got "
                 f"{self.widths}, {self.factors} and {self.attention_depths}"
             )
         if min(self.factors) < 1 or self.num_blocks < 1:
-            raise ValueError(f"factors and num_blocks must be at least 1, got {self.factors} and {self.num_blocks}")
+            raise UserError(f"factors and num_blocks must be at least 1, got {self.factors} and {self.num_blocks}")
         bad = [width for width in self.widths if width % (2 * self.num_heads)]
         if bad:
-            raise ValueError(f"widths must be multiples of 2 * num_heads = {2 * self.num_heads}, got {bad[0]}")
+            raise UserError(f"widths must be multiples of 2 * num_heads = {2 * self.num_heads}, got {bad[0]}")
 
     @property
     def time_stride(self) -> int:

@@ -26,6 +26,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from models.checkpoint import load_part, load_weights, save_part
+from models.errors import UserError
 from models.meta import without_weights
 from models.snake import Snake
 from models.vae_layers import (
@@ -82,16 +83,16 @@ class VAEConfig:
             strides = getattr(self, name)
             product = self.stem_stride * math.prod(strides)
             if product != self.hop_length or min(strides, default=0) < 2:
-                raise ValueError(
+                raise UserError(
                     f"{name} must be at least 2 each and multiply to the hop length {self.hop_length}, "
                     f"got {strides}, stem {self.stem_stride} = {product}"
                 )
         if self.stem_stride != 1 and self.stem_stride % 2:
-            raise ValueError(f"stem_stride must be 1 or even, got {self.stem_stride}")
+            raise UserError(f"stem_stride must be 1 or even, got {self.stem_stride}")
         if self.band_levels and self.stem_stride % 4:
-            raise ValueError(f"with band_levels stem_stride must be a multiple of 4, got {self.stem_stride}")
+            raise UserError(f"with band_levels stem_stride must be a multiple of 4, got {self.stem_stride}")
         if self.decoder_width % 2 ** len(self.decoder_strides):
-            raise ValueError(
+            raise UserError(
                 f"decoder_width must halve {len(self.decoder_strides)} times without remainder, "
                 f"got {self.decoder_width}"
             )
@@ -265,7 +266,7 @@ class VAE(nn.Module):
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store mean and std per channel of the raw latents over the training set, each (latent_channels,)."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-            raise ValueError("latent statistics must be finite and the std positive; has the VAE been trained?")
+            raise UserError("latent statistics must be finite and the std positive; has the VAE been trained?")
         self.latent_mean.copy_(mean.view_as(self.latent_mean))
         self.latent_std.copy_(std.view_as(self.latent_std))
 
@@ -299,7 +300,7 @@ class VAE(nn.Module):
 
         Raises:
             FileNotFoundError: the folder is not a checkpoint.
-            ValueError: the weights do not fit the configuration.
+            UserError: the weights do not fit the configuration.
         """
         config, state = load_part(folder, "vae")
         with without_weights():

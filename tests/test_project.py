@@ -9,6 +9,8 @@ from pathlib import Path
 import jsonargparse
 import pytest
 
+from models.checkpoint import SHIPPED_MODEL
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "data", "infer", "train")  # a package imports only from itself and from those left of it
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "misc.py", "common.py"}
@@ -78,6 +80,16 @@ def test_no_machine_paths():
         if path.suffix in TEXT_SUFFIXES and path.stat().st_size < 1_000_000:
             found = machine_path.search(path.read_text(encoding="utf-8", errors="ignore"))
             assert not found, f"{path.relative_to(ROOT)} names {found.group()}" if found else ""
+
+
+def test_shipped_model_is_found_from_any_folder():
+    """Default paths into the repository are absolute: `models.checkpoint.SHIPPED_MODEL`, `Path(__file__)...`."""
+    assert SHIPPED_MODEL.is_absolute()
+    assert (SHIPPED_MODEL / "config.json").is_file()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert path.name == "checkpoint.py" or "checkpoints/demo" not in constants, path
 
 
 def test_shipped_files_fit_in_60_megabytes():

@@ -4,6 +4,8 @@ import logging
 
 from torch import Tensor
 
+from models.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 20
@@ -25,7 +27,7 @@ class BadSteps:
         """Count the present step.
 
         Raises:
-            ValueError: too many steps in a row were bad.
+            UserError: too many steps in a row were bad.
         """
         self.in_a_row = self.in_a_row + 1 if self._found else 0
         if not self._found:
@@ -35,7 +37,7 @@ class BadSteps:
         self._found.clear()
         logger.warning("step %d skipped, loss or gradient not finite: %s (%d so far)", step, found, self.total)
         if self.in_a_row >= MAX_BAD_STEPS:
-            raise ValueError(
+            raise UserError(
                 f"{MAX_BAD_STEPS} steps in a row without a finite loss and gradient, at step {step} ({found}): "
                 "lower optimiser.learning_rate to a tenth, or look for damaged audio; the last checkpoint is whole"
             )

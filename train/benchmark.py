@@ -23,6 +23,7 @@ from data.datamodule import DataConfig
 from infer.benchmark import NUM_TOKENS
 from infer.speed import WARM_UP, Speed, describe_device, peak_memory, reset_peak_memory, synchronise, write_report
 from models.discriminator import DiscriminatorConfig
+from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
@@ -224,7 +225,7 @@ def main(what: Literal["vae", "diffusion"]) -> None:
     Args:
         what: vae or diffusion.
     """
-    raise ValueError(f"give {what} first: python -m train.benchmark {what} ...")
+    raise UserError(f"give {what} first: python -m train.benchmark {what} ...")
 
 
 BENCHMARKS = {"vae": (benchmark_vae, vae.DEFAULT_CONFIG), "diffusion": (benchmark_diffusion, diffusion.DEFAULT_CONFIG)}

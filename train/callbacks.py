@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio_writer import write_audio
-from infer.interrupts import Interrupts
+from data.interrupts import Interrupts
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule, TuningDataModule
 from data.latent_source import LatentIndex
 from data.latents import fingerprint
+from models.checkpoint import SHIPPED_MODEL
+from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE
@@ -36,7 +38,7 @@ def check_latents(folders: tuple[str, ...] | str, vae: VAE) -> None:
     """Refuse latents that another autoencoder wrote; `LatentSource` sees to it that all folders are of one."""
     folder = Path(folders if isinstance(folders, str) else folders[0])
     if LatentIndex.load(folder).origin["vae"] != fingerprint(vae):
-        raise ValueError(f"{folder} holds latents of another autoencoder: encode anew with python -m data.latents")
+        raise UserError(f"{folder} holds latents of another autoencoder: encode anew with python -m data.latents")
 
 
 def main(
@@ -47,8 +49,8 @@ def main(
     data: DataConfig,
     trainer: TrainerConfig,
     demo: DemoConfig = DemoConfig(),  # noqa: B008
-    vae: Path = Path("checkpoints/demo"),
-    text_encoder: Path = Path("checkpoints/demo"),
+    vae: Path = SHIPPED_MODEL,
+    text_encoder: Path = SHIPPED_MODEL,
     init_from: Path | None = None,
     run: Path = Path("runs/diffusion"),
     seed: int = 0,
@@ -79,7 +81,7 @@ def main(
         activation_checkpointing: save memory by computing the U-Net's activations twice.
     """
     if optimiser.name == "muon" and trainer.strategy == "fsdp":
-        raise ValueError("optimiser.name muon needs whole matrices on every device: with strategy fsdp take adamw")
+        raise UserError("optimiser.name muon needs whole matrices on every device: with strategy fsdp take adamw")
     seed_run(seed)
     if init_from is not None:
         network = TextToAudio.load(init_from)

@@ -28,6 +28,7 @@ from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
 from models.checkpoint import load_weights
 from models.diffusion import add_noise, velocity
+from models.errors import UserError
 from models.meta import without_weights
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet
@@ -75,10 +76,10 @@ class DiffusionOptimiserConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         if self.name not in ("adamw", "muon"):
-            raise ValueError(f"optimiser.name must be adamw or muon, got {self.name!r}")
+            raise UserError(f"optimiser.name must be adamw or muon, got {self.name!r}")
         for name in ("condition_dropout", "timing_dropout", "padding_share", "final_share", "finish_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
+                raise UserError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from models.errors import UserError
+
 
 def ema_of(network: nn.Module, decay: float) -> AveragedModel:
     """Return a frozen average of `network`: call `update_parameters(network)` after every optimiser step.
@@ -12,7 +14,7 @@ def ema_of(network: nn.Module, decay: float) -> AveragedModel:
     initial weights. After the first update, which copies, n counts from 1.
     """
     if not 0 <= decay < 1:
-        raise ValueError(f"EMA decay must be in [0, 1), got {decay}")
+        raise UserError(f"EMA decay must be in [0, 1), got {decay}")
 
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor) -> None:

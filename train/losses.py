@@ -19,6 +19,7 @@ import torchaudio
 from auraloss.perceptual import FIRFilter
 from torch import Tensor, nn
 
+from models.errors import UserError
 from models.spectrum import power_spectrum
 from models.vae_layers import LONG_WINDOW, TonePower
 
@@ -58,7 +59,7 @@ class SpectralLossConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
         if self.mel_frames < 1:
-            raise ValueError(f"mel_frames must be at least 1, got {self.mel_frames}")
+            raise UserError(f"mel_frames must be at least 1, got {self.mel_frames}")
 
 
 class SpectralLoss(nn.Module):
@@ -188,7 +189,7 @@ class ToneLoss(nn.Module):
             audio: the target, (batch, channels, frames * hop_length).
 
         Raises:
-            ValueError: there are at most 8 frames, of which no window would be full.
+            UserError: there are at most 8 frames, of which no window would be full.
         """
         if amplitudes.shape[-1] <= LONG_WINDOW:
             raise ValueError(f"tones need crops of more than {LONG_WINDOW} frames, got {amplitudes.shape[-1]}")

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from models.errors import UserError
 from models.schedule import Focus, warp
 
 GOLDEN_RATIO = (1 + 5**0.5) / 2
@@ -69,20 +70,20 @@ class NoiseLevelConfig:
         object.__setattr__(self, "focuses", tuple(self.focuses))
         shares = self.shares
         if min(shares) < 0 or sum(shares) <= 0:
-            raise ValueError(f"shares must not be negative and not all 0, got {dict(zip(KINDS, shares, strict=True))}")
+            raise UserError(f"shares must not be negative and not all 0, got {dict(zip(KINDS, shares, strict=True))}")
         if self.context_frames < 0 or self.num_chunks < 1 or self.chunk_frames < 1 or self.micro_steps < 0:
-            raise ValueError(
+            raise UserError(
                 "needs context_frames >= 0, num_chunks >= 1, chunk_frames >= 1 and micro_steps >= 0, got "
                 f"{self.context_frames}, {self.num_chunks}, {self.chunk_frames} and {self.micro_steps}"
             )
         if not 0 <= self.context_max_t < 1:
-            raise ValueError(f"context_max_t must be in [0, 1), got {self.context_max_t}")
+            raise UserError(f"context_max_t must be in [0, 1), got {self.context_max_t}")
         if self.shift < 1:
-            raise ValueError(f"shift must be at least 1, got {self.shift:g}")
+            raise UserError(f"shift must be at least 1, got {self.shift:g}")
         if not 0 <= self.splice <= 1:
-            raise ValueError(f"splice must be in [0, 1], got {self.splice}")
+            raise UserError(f"splice must be in [0, 1], got {self.splice}")
         if not self.focuses or self.max_factor < 1:
-            raise ValueError(f"needs a focus and max_factor >= 1, got {self.focuses} and {self.max_factor}")
+            raise UserError(f"needs a focus and max_factor >= 1, got {self.focuses} and {self.max_factor}")
 
     @property
     def shares(self) -> tuple[float, ...]:

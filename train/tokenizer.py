@@ -11,7 +11,7 @@ from data.captions import make_prompt
 from data.corpus import training_prompt
 from data.datamodule import AudioDataModule
 from data.folder import FolderSource
-from data.stream import random_generator
+from data.loading import random_generator
 from models.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
+from models.errors import UserError
 from train.callbacks import RESUME_NAME, ResumeCheckpoint, StepProgressBar, StopAfterSteps
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
 
 
 def fit(
@@ -65,7 +66,7 @@ def fit(
 
     Raises:
         FileNotFoundError: there is no checkpoint to resume from.
-        ValueError: the run folder already holds a training and `resume` is None.
+        UserError: the run folder already holds a training and `resume` is None.
     """
     checkpoint = _resume_path(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def _strategy(config: TrainerConfig, module: LightningModule) -> str | Strategy:
     if config.strategy != "fsdp":
         return config.strategy
     if type(module).configure_model is LightningModule.configure_model:
-        raise ValueError("trainer.strategy fsdp divides the U-Net of train.diffusion; take ddp for this training")
+        raise UserError("trainer.strategy fsdp divides the U-Net of train.diffusion; take ddp for this training")
     return ModelParallelStrategy(save_distributed_checkpoint=False)
 
 
@@ -148,7 +149,7 @@ def _resume_path(folder: Path, resume: str | None) -> str | None:
     last = folder / RESUME_NAME
     if resume is None:
         if last.exists():
-            raise ValueError(f"{folder} already holds a training: continue it with --resume last, or choose --run")
+            raise UserError(f"{folder} already holds a training: continue it with --resume last, or choose --run")
         return None
     path = last if resume == "last" else Path(resume)
     if not path.exists():

@@ -10,6 +10,7 @@ from data.audio import SAMPLE_RATE
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig
 from models.discriminator import DiscriminatorConfig
+from models.errors import UserError
 from models.vae import VAE, VAEConfig
 from train.callbacks import Demos, Export
 from train.trainer import TrainerConfig, fit, seed_run
@@ -23,16 +24,16 @@ DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/vae.yaml"
 def check_settings(model: VAEConfig, discriminator: DiscriminatorConfig, data: DataConfig, trainer: TrainerConfig):
     """Refuse settings that do not go together, before anything long begins."""
     if discriminator.audio_channels != model.audio_channels or model.audio_channels not in (1, 2):
-        raise ValueError(
+        raise UserError(
             "model.audio_channels and discriminator.audio_channels must both be 1 or both 2, "
             f"got {model.audio_channels} and {discriminator.audio_channels}"
         )
     if model.sample_rate != SAMPLE_RATE:
-        raise ValueError(f"model.sample_rate must be the data's {SAMPLE_RATE}, got {model.sample_rate}")
+        raise UserError(f"model.sample_rate must be the data's {SAMPLE_RATE}, got {model.sample_rate}")
     if data.num_validation < 1:
-        raise ValueError("data.num_validation must be at least 1: the latents' statistics are measured there")
+        raise UserError("data.num_validation must be at least 1: the latents' statistics are measured there")
     if trainer.accumulate_grad_batches != 1:
-        raise ValueError("the autoencoder cannot accumulate gradients: raise data.batch_size or trainer.devices")
+        raise UserError("the autoencoder cannot accumulate gradients: raise data.batch_size or trainer.devices")
 
 
 def compile_networks(module: VAETraining) -> None:
@@ -77,7 +78,7 @@ def main(
         compile: compile the networks (slow start, faster steps).
     """
     if init_from is None and train not in (None, "all"):
-        raise ValueError(f"--train {train} needs a trained autoencoder: give its folder with --init_from")
+        raise UserError(f"--train {train} needs a trained autoencoder: give its folder with --init_from")
     part = train or ("all" if init_from is None else "decoder")
     seed_run(seed)
     vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data.latent_statistics import latent_moments, raw_statistics, warn_of_drift
 from models.discriminator import Discriminator, DiscriminatorConfig
+from models.errors import UserError
 from models.vae import VAE, Posterior
 from train.bad_steps import BadSteps
 from train.ema import ema_of
@@ -104,12 +105,12 @@ class VAETraining(LightningModule):
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
         if loss.tone_weight and not vae.config.band_levels:
-            raise ValueError(
+            raise UserError(
                 "loss.tone_weight is for autoencoders with model.band_levels; this one has no tones: set it to 0"
             )
         if part == "tones":
             if not loss.tone_weight:
-                raise ValueError("--train tones needs a loss.tone_weight above 0")
+                raise UserError("--train tones needs a loss.tone_weight above 0")
             vae.requires_grad_(False)
             vae.tone_branch.requires_grad_(True)
         self.tone_loss = ToneLoss(vae.hop_length, vae.config.sample_rate) if loss.tone_weight else None
@@ -197,7 +198,7 @@ class VAETraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         part = checkpoint.get("part", "all")
         if part != self.part:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint was trained with part {part!r} of the autoencoder, this run trains {self.part!r}: "
                 "give the same --init_from and --train to go on"
             )

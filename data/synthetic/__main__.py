@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data.audio_writer import write_audio
 from data.cli import run
 from data.synthetic import draw_clip
+from models.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,14 @@ def main(out: Path, clips: int, seed: int = 0, held_out: bool = False) -> None:
         held_out: write clips with held-out combinations and wordings instead of training clips.
     """
     if clips < 1:
-        raise ValueError(f"clips must be at least 1, got {clips}")
+        raise UserError(f"clips must be at least 1, got {clips}")
     if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+        raise UserError(f"seed must not be negative, got {seed}")
     out.mkdir(exist_ok=True)
     manifest_path = out / "manifest.jsonl"
     entries = read_manifest(manifest_path)
     if any((entry["held_out"] is not None) != held_out for entry in entries):
-        raise ValueError(f"{manifest_path} holds clips of the other kind (held_out {not held_out}); use another folder")
+        raise UserError(f"{manifest_path} holds clips of the other kind (held_out {not held_out}); use another folder")
     written = {entry["seed"] for entry in entries if (out / entry["path"]).exists()}
     missing = [number for number in range(seed, seed + clips) if number not in written]
     unfinished = out / ".unfinished.flac"

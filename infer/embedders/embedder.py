@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.audio import SAMPLE_RATE
+from models.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,8 @@ class Embedder:
         """Embed prompts in the same space: (batch, width).
 
         Raises:
-            ValueError: the network knows no text.
+            UserError: the network knows no text.
         """
         if self._text is None:
-            raise ValueError(f"{self.name} embeds no text: use clap or laion-clap")
+            raise UserError(f"{self.name} embeds no text: use clap or laion-clap")
         return self._text(prompts).float().cpu()

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from infer.embedders import clap, mel, openl3, panns, passt, vggish
 from infer.embedders.embedder import Embedder, Preprocessing
 from infer.hashes import file_hash, folder_hashes
-from models.checkpoint import load_weights, read_tensors
+from models.checkpoint import SHIPPED_MODEL, load_weights, read_tensors
 from models.device import resolve_device
+from models.errors import UserError
 from models.huggingface import locate_pretrained
 
 FETCH = {
@@ -37,7 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the weights of a published file: safetensors or a pickled state dict, maybe under "model".
 
     Raises:
-        ValueError: the file holds something else.
+        UserError: the file holds something else.
     """
     with torch.serialization.safe_globals(SAFE_GLOBALS):
         state = read_tensors(path)
@@ -63,7 +64,7 @@ def _load_network(
 
 
 def _load_own_clap(weights: str, device: torch.device) -> Embedder:
-    folder = weights or "checkpoints/demo"
+    folder = weights or str(SHIPPED_MODEL)
     network = clap.load_own(folder).to(device)
     return Embedder(
         "clap",
@@ -110,9 +111,9 @@ def load_embedder(name: str, weights: str = "", device: str = "auto") -> Embedde
             the demo model's; for `laion-clap` a folder or a hub name.
 
     Raises:
-        ValueError: no such embedder, or weights that do not fit it.
+        UserError: no such embedder, or weights that do not fit it.
         FileNotFoundError: no weights; says what to fetch.
     """
     if name not in EMBEDDERS:
-        raise ValueError(f"no embedder {name!r}, expected one of {', '.join(EMBEDDERS)}")
+        raise UserError(f"no embedder {name!r}, expected one of {', '.join(EMBEDDERS)}")
     return EMBEDDERS[name](weights, resolve_device(device))

@@ -12,6 +12,7 @@ import numpy as np
 
 from infer.evaluate.results import Results, Score, markdown_table
 from infer.evaluate.statistics import paired_p, unpaired_p
+from models.errors import UserError
 
 POSITIONALS = ("first", "second")
 SIGNIFICANT = 0.05
@@ -27,7 +28,7 @@ def main(first: Path, second: Path, out: Path | None = None) -> None:
     """
     before, after = Results.load(first), Results.load(second)
     if before.command != after.command:
-        raise ValueError(f"{first} holds {before.command!r}, {second} {after.command!r}: they measure different things")
+        raise UserError(f"{first} holds {before.command!r}, {second} {after.command!r}: they measure different things")
     others = {(score.measure, score.subject): score for score in after.scores}
     lines = [["measure", "subject", str(first), str(second), "difference", "p", "verdict"]]
     for score in before.scores:
@@ -35,7 +36,7 @@ def main(first: Path, second: Path, out: Path | None = None) -> None:
         if other is not None:
             lines.append(_line(score, other))
     if len(lines) == 1:
-        raise ValueError(f"{first} and {second} have no score in common")
+        raise UserError(f"{first} and {second} have no score in common")
     table = markdown_table(lines)
     differing = [name for name in before.settings if before.settings[name] != after.settings.get(name)]
     table += f"\nSettings that differ: {', '.join(differing) or 'none'}\n"

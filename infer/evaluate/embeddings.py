@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data.audio import read_audio
 from infer.embedders import Embedder
 from infer.hashes import file_hash
+from models.errors import UserError
 
 
 class EmbeddedClips:
@@ -56,7 +57,7 @@ class EmbeddedClips:
 def _read(path: Path, name: str) -> np.ndarray:
     with np.load(path) as arrays:
         if name not in arrays:
-            raise ValueError(f"{path.parent.name} gives no {name}")
+            raise UserError(f"{path.parent.name} gives no {name}")
         return arrays[name]
 
 

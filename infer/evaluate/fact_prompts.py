@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.stream import derived_seed
+from data.loading import derived_seed
 from data.synthetic import KINDS, Kind, Layer, plan_clip
 from data.synthetic.draw import draw_layer, mix
+from models.errors import UserError
 
 FACTS = (
     "kind",
@@ -92,7 +93,7 @@ def corpus_prompts(
         kinds: which kinds of sound; all of them where empty.
 
     Raises:
-        ValueError: a name is unknown, or there are not enough such prompts.
+        UserError: a name is unknown, or there are not enough such prompts.
     """
     _check_names("facts", facts, FACTS)
     _check_names("kinds", kinds, tuple(KINDS))
@@ -113,7 +114,7 @@ def corpus_prompts(
             found = waiting[fact].pop(0)
             chosen.setdefault(found.prompt, found)
     if len(chosen) < number:
-        raise ValueError(f"found {len(chosen)} prompts of these kinds that state {', '.join(facts)}, wanted {number}")
+        raise UserError(f"found {len(chosen)} prompts of these kinds that state {', '.join(facts)}, wanted {number}")
     return list(chosen.values())
 
 
@@ -129,7 +130,7 @@ def _candidates(seconds: float, first_seed: int, held_out: bool, kinds: Sequence
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown {what}: {', '.join(unknown)}; known are {', '.join(known)}")
+        raise UserError(f"unknown {what}: {', '.join(unknown)}; known are {', '.join(known)}")
 
 
 _PLAIN: tuple[tuple[str, dict], ...] = (

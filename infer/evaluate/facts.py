@@ -21,6 +21,7 @@ from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results, markdown_table
 from infer.generate import window_seconds
 from models.device import resolve_device
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 from models.vae import VAE
 
@@ -64,7 +65,7 @@ def main(
     if plain:
         asked += plain_prompts(seconds)
     if not asked:
-        raise ValueError("there is nothing to measure: ask for some prompts, or for the plain ones")
+        raise UserError("there is nothing to measure: ask for some prompts, or for the plain ones")
     requests = [Request(prompt=item.prompt, seed=seed + index, seconds=seconds) for index, item in enumerate(asked)]
     paths = make_clips(cache, generation, requests)
     settings = {

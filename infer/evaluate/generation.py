@@ -29,7 +29,9 @@ from infer.guidance import GuidanceConfig, prompt_denoiser
 from infer.hashes import folder_hashes
 from infer.samplers import Method, make_generators
 from infer.stream import Decoding, cut
+from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
 
@@ -37,7 +39,7 @@ from models.text_to_audio import TextToAudio
 class GenerationConfig:
     """How the model makes sound."""
 
-    model: Path = Path("checkpoints/demo")
+    model: Path = SHIPPED_MODEL
     """Folder of the model."""
     mode: Literal["clip", "fifo"] = "clip"
     """Clips of a fixed length, or the beginning of an endless stream."""
@@ -66,12 +68,12 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.batch_size < 1 or self.processes < 1:
-            raise ValueError(
+            raise UserError(
                 "num_steps, batch_size and processes must be at least 1, "
                 f"got {self.num_steps}, {self.batch_size} and {self.processes}"
             )
         if not 0 <= self.skip_seconds < math.inf:
-            raise ValueError(f"skip_seconds must be at least 0, got {self.skip_seconds:g}")
+            raise UserError(f"skip_seconds must be at least 0, got {self.skip_seconds:g}")
 
     @cached_property
     def settings(self) -> dict:
@@ -105,7 +107,7 @@ def make_clips(cache: Path, config: GenerationConfig, requests: Sequence[Request
     """Make the clips that the cache does not hold yet, and return the path of each.
 
     Raises:
-        ValueError: the model cannot make such a clip.
+        UserError: the model cannot make such a clip.
     """
     paths = [clip_path(cache, config, request) for request in requests]
     missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.exists()}
@@ -144,7 +146,7 @@ def _spread(config: GenerationConfig, todo: list[tuple[Path, Request]], processe
             worker.terminate()
     failed = [worker.exitcode for worker in workers if worker.exitcode]
     if failed:
-        raise ValueError(f"{len(failed)} of {processes} processes failed (exit code {failed[0]}), see their messages")
+        raise UserError(f"{len(failed)} of {processes} processes failed (exit code {failed[0]}), see their messages")
 
 
 def _work(config: GenerationConfig, todo: list[tuple[Path, Request]], index: int) -> None:

@@ -44,7 +44,9 @@ from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StreamConfig
 from infer.hashes import folder_hashes
 from infer.speed import peak_memory, reset_peak_memory
+from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
 POSITIONALS = ("experiment",)
@@ -67,7 +69,7 @@ def main(
     seconds: float = 30.0,
     prompts: int = 4,
     seeds: int = 1,
-    model: Path = Path("checkpoints/demo"),
+    model: Path = SHIPPED_MODEL,
     stream: StreamConfig = StreamConfig(),  # noqa: B008
     clap: str = "",
     device: str = "auto",
@@ -91,9 +93,7 @@ def main(
         report_clips: Prompts in report.html.
     """
     if seconds < 4 * WINDOW_SECONDS or prompts < 1 or seeds < 1:
-        raise ValueError(
-            f"a stream must have at least {4 * WINDOW_SECONDS:g} s, and there must be one: got {seconds:g}"
-        )
+        raise UserError(f"a stream must have at least {4 * WINDOW_SECONDS:g} s, and there must be one: got {seconds:g}")
     items = plain_prompts(min(seconds, LONGEST_REAL_SECONDS))[:prompts]
     judge = load_embedder("clap", clap, device) if clap else None
     bundle = TextToAudio.load(model, resolve_device(device))

@@ -18,6 +18,7 @@ from infer.fifo.baselines import StreamMethod
 from infer.fifo.config import FifoConfig
 from infer.fifo.guards import GuardConfig
 from infer.fifo.stream_config import StreamConfig
+from models.errors import UserError
 from models.schedule import Focus
 
 Experiment = Literal["E1", "E2", "E3", "E4", "E5", "E6", "E7"]
@@ -42,7 +43,7 @@ def variants(experiment: Experiment, base: StreamConfig, seconds: float) -> list
         seconds: length of a stream; of the longest one in E3 and E4.
     """
     if experiment not in get_args(Experiment):
-        raise ValueError(f"no experiment {experiment!r}, expected one of {', '.join(get_args(Experiment))}")
+        raise UserError(f"no experiment {experiment!r}, expected one of {', '.join(get_args(Experiment))}")
     if experiment in ("E3", "E4"):
         lengths = [*(length for length in LENGTHS_SECONDS if length < seconds), seconds]
         return [Variant(label=f"{length:g} s", config=base, seconds=length) for length in lengths]

@@ -24,6 +24,8 @@ from infer.evaluate.set_scores import add_agreement, add_distances, add_divergen
 from infer.evaluate.sets import Item, corpus_items, read_folder, read_items, read_statistics, write_statistics
 from infer.metrics.distances import Gaussian, fit_gaussian
 from infer.metrics.labels import Direction
+from models.checkpoint import SHIPPED_MODEL
+from models.errors import UserError
 
 logger = logging.getLogger(__name__)
 POSITIONALS = ("protocol",)
@@ -72,7 +74,7 @@ class WeightsConfig:
     """vggish-10086976.pth"""
     laion_clap: str = "laion/clap-htsat-fused"
     """A folder of `transformers`, or a hub name."""
-    clap: str = "checkpoints/demo"
+    clap: str = str(SHIPPED_MODEL)
     """What `train.clap` exported."""
 
     def load(self, name: str, device: str) -> Embedder:
@@ -118,7 +120,7 @@ def main(
         report_clips: Clips in report.html.
     """
     if (prompts is None) == (corpus == 0):
-        raise ValueError("give either --prompts or --corpus")
+        raise UserError("give either --prompts or --corpus")
     items = read_items(prompts, prompts_audio) if prompts else corpus_items(corpus, seconds, cache)
     items = items[: limit or None]
     settings = {
@@ -136,12 +138,12 @@ def main(
     results.weights |= {} if generated else generation.settings["weights"]
     judges = _Judges(results, weights, generation.device, cache)
     if not any(judges.get(name) for name in PROTOCOLS[protocol].networks):
-        raise ValueError("none of the judging networks is there: " + "; ".join(results.notes))
+        raise UserError("none of the judging networks is there: " + "; ".join(results.notes))
     paths = _generated_paths(items, generated, cache, generation, seconds, seed)
     folder_reference = [item.path for item in read_folder(reference) if item.path] if reference else None
     _measure(results, PROTOCOLS[protocol], judges, items, paths, folder_reference, reference_statistics, out)
     if not results.scores:
-        raise ValueError("nothing could be measured: " + "; ".join(results.notes))
+        raise UserError("nothing could be measured: " + "; ".join(results.notes))
     results.save(out)
     write_report(out, results, (_report_clip(item, paths[item.name]) for item in items[:report_clips]))
     sys.stdout.write(results.table() + "".join(f"{note}\n" for note in results.notes) + f"wrote {out}\n")
@@ -167,7 +169,7 @@ def _generated_paths(
     found = {item.name: item.path for item in read_folder(generated) if item.path}
     missing = [item.name for item in items if item.name not in found]
     if missing:
-        raise ValueError(f"{generated} lacks {len(missing)} of {len(items)} clips, the first is {missing[0]}")
+        raise UserError(f"{generated} lacks {len(missing)} of {len(items)} clips, the first is {missing[0]}")
     return {item.name: found[item.name] for item in items}
 
 

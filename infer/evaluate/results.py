@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from infer.evaluate.statistics import mean_interval
+from models.errors import UserError
 
 RESULTS_NAME = "results.json"
 VERSIONED = ("endless-audio", "torch", "torchaudio", "transformers", "numpy", "scipy")
@@ -134,7 +135,7 @@ class Results:
 
         Raises:
             FileNotFoundError: there are none.
-            ValueError: they are damaged.
+            UserError: they are damaged.
         """
         path = folder / RESULTS_NAME
         if not path.is_file():
@@ -145,7 +146,7 @@ class Results:
             fields = {field.name for field in dataclasses.fields(cls)} - {"scores"}
             return cls(scores=scores, **{name: content[name] for name in fields})
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}), make it again") from None
+            raise UserError(f"{path} is damaged ({error}), make it again") from None
 
 
 def _with_nan(values: dict[str, Any]) -> dict[str, Any]:

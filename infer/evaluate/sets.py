@@ -21,6 +21,7 @@ from data.audio import AUDIO_SUFFIXES
 from data.audio_writer import write_audio
 from data.corpus import validation_clip
 from infer.metrics.distances import Gaussian
+from models.errors import UserError
 
 ID_COLUMNS = (("audiocap_id", "youtube_id"), ("ytid",), ("caption_id", "track_id", "path"), ("id",), ("path",))
 """Of each kind of manifest: the id of a caption, then what else its audio file may be called."""
@@ -43,13 +44,13 @@ def read_folder(folder: Path) -> list[Item]:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it holds no audio, or two files of one name.
+        UserError: it holds no audio, or two files of one name.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     items = [Item(name=path.stem, path=path) for path in _audio_files(folder)]
     if not items:
-        raise ValueError(f"no audio in {folder}: expected files ending in {', '.join(AUDIO_SUFFIXES)}")
+        raise UserError(f"no audio in {folder}: expected files ending in {', '.join(AUDIO_SUFFIXES)}")
     return _unique(items, folder)
 
 
@@ -62,7 +63,7 @@ def read_items(source: Path, audio: Path | None = None) -> list[Item]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: its columns are none of the known ones.
+        UserError: its columns are none of the known ones.
     """
     if source.is_dir():
         return read_folder(source)
@@ -78,7 +79,7 @@ def read_items(source: Path, audio: Path | None = None) -> list[Item]:
     ids = next((known for known in ID_COLUMNS if known[0] in columns), None)
     caption = next((name for name in CAPTION_COLUMNS if name in columns), None)
     if ids is None or caption is None:
-        raise ValueError(
+        raise UserError(
             f"{source} has the columns {', '.join(columns)}: expected those of AudioCaps, MusicCaps or Song Describer, "
             "or caption and id"
         )
@@ -111,7 +112,7 @@ def _unique(items: list[Item], source: Path) -> list[Item]:
     for item in items:
         known = first.setdefault(item.name, item)
         if known.path != item.path and known.path is not None and item.path is not None:
-            raise ValueError(f"{source} has two clips of the name {item.name}: {known.path} and {item.path}")
+            raise UserError(f"{source} has two clips of the name {item.name}: {known.path} and {item.path}")
     return list(first.values())
 
 
@@ -139,16 +140,16 @@ def read_statistics(path: Path) -> Gaussian:
     """Read saved statistics: an npz with mean and covariance, as stable-audio-metrics (mu_ref) or FAD (mu) save them.
 
     Raises:
-        ValueError: the file holds no such arrays, or they do not fit each other.
+        UserError: the file holds no such arrays, or they do not fit each other.
     """
     with np.load(path) as arrays:
         for mean_name, covariance_name in (("mu_ref", "sigma_ref"), ("mu", "sigma")):
             if mean_name in arrays and covariance_name in arrays:
                 mean, covariance = (torch.from_numpy(arrays[n]).double() for n in (mean_name, covariance_name))
                 if covariance.shape != (len(mean), len(mean)):
-                    raise ValueError(f"{path}: a mean of {len(mean)} and a covariance of {tuple(covariance.shape)}")
+                    raise UserError(f"{path}: a mean of {len(mean)} and a covariance of {tuple(covariance.shape)}")
                 return Gaussian(mean, covariance, int(arrays["num"]) if "num" in arrays else 0)
-        raise ValueError(f"{path} holds {', '.join(arrays)}: expected mu_ref and sigma_ref, or mu and sigma")
+        raise UserError(f"{path} holds {', '.join(arrays)}: expected mu_ref and sigma_ref, or mu and sigma")
 
 
 def write_statistics(path: Path, gaussian: Gaussian) -> None:

@@ -11,10 +11,12 @@ from infer.evaluate.report import write_report
 from infer.evaluate.results import Results
 from infer.evaluate.sets import corpus_items, read_items
 from infer.metrics.retrieval import RECALL_AT, caption_ids, ranks
+from models.checkpoint import SHIPPED_MODEL
+from models.errors import UserError
 
 
 def main(
-    weights: str = "checkpoints/demo",
+    weights: str = str(SHIPPED_MODEL),
     embedder: str = "clap",
     source: Path | None = None,
     audio: Path | None = None,
@@ -43,7 +45,7 @@ def main(
     items = read_items(source, audio) if source else corpus_items(corpus, seconds, cache)
     known = [item for item in items if item.path is not None and item.caption]
     if len(known) < 2:
-        raise ValueError(f"found {len(known)} sounds with captions, at least 2 are needed: give --audio")
+        raise UserError(f"found {len(known)} sounds with captions, at least 2 are needed: give --audio")
     sounds = F.normalize(embed_clips(clap, [item.path for item in known if item.path], cache).means(), dim=-1)
     captions = F.normalize(clap.embed_text([item.caption for item in known]), dim=-1)
     ids = caption_ids([item.caption for item in known])

@@ -17,6 +17,7 @@ from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
 from infer.generate import window_seconds
 from infer.metrics import active_seconds
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
 FIGURE = "timing.png"
@@ -50,9 +51,9 @@ def main(
         report_clips: Clips in report.html.
     """
     if lengths < 2 or samples < 1:
-        raise ValueError(f"lengths must be at least 2 and samples at least 1, got {lengths} and {samples}")
+        raise UserError(f"lengths must be at least 2 and samples at least 1, got {lengths} and {samples}")
     if generation.mode != "clip":
-        raise ValueError("the length of an endless stream is not the model's choice: use --generation.mode clip")
+        raise UserError("the length of an endless stream is not the model's choice: use --generation.mode clip")
     window = window_seconds(TextToAudio.load(generation.model)) if seconds is None else seconds
     asked = sorted(set(np.linspace(1, max(1, int(window)), lengths).round().tolist()))
     texts = prompts or [item.prompt for item in plain_prompts(window)[:6]]

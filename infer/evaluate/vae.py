@@ -26,6 +26,7 @@ from infer.hashes import folder_hashes
 from infer.metrics import side_db
 from infer.reconstruct import check_vae, reconstruct
 from infer.reconstruction_metrics import ReconstructionMetrics
+from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.vae import VAE
 
@@ -39,7 +40,7 @@ def main(
     source: Path | None = None,
     corpus: int = 24,
     seconds: float = 4.0,
-    model: Path = Path("checkpoints/demo"),
+    model: Path = SHIPPED_MODEL,
     embedder: str = "mel",
     embedder_weights: str = "",
     device: str = "auto",

@@ -37,7 +37,9 @@ from infer.stream import (
     open_sink,
     play,
 )
+from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
+from models.errors import UserError
 from models.schedule import Focus, Thirds
 from models.text_to_audio import TextToAudio
 
@@ -95,7 +97,7 @@ def main(
     save_state: Path | None = None,
     resume_state: Path | None = None,
     raw_format: RawFormat = "s16le",
-    model: Path = Path("checkpoints/demo"),
+    model: Path = SHIPPED_MODEL,
     device: str = "auto",
 ) -> None:
     """Turn a prompt into sound without end, in constant memory, written as it is made.
@@ -212,7 +214,7 @@ def add_cues(stream: EndlessStream, cues: tuple[tuple[float, str], ...], mode: C
     begun = stream.seconds
     for seconds, prompt in cues:
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f'a cue needs a time of at least 0 s, as in --cue 30 "thunderstorm", got {seconds:g}')
+            raise UserError(f'a cue needs a time of at least 0 s, as in --cue 30 "thunderstorm", got {seconds:g}')
         effect = stream.cue(begun + seconds, prompt, mode, glide_seconds)
         heard = effect.begins_seconds - begun, effect.complete_seconds - begun
         logger.info("cue %g s, %r: the change begins at %.2f s and is complete at %.2f s", seconds, prompt, *heard)
@@ -250,19 +252,19 @@ def _check_resume(options: dict[str, Any]) -> None:
     known = [name for name, parameter in parameters.items() if options[name] != parameter.default]
     wrong = [name for name in known if name not in WITH_A_STATE]
     if wrong:
-        raise ValueError(f"a resumed stream keeps its own {', '.join(wrong)}; another prompt is --cue 0 TEXT")
+        raise UserError(f"a resumed stream keeps its own {', '.join(wrong)}; another prompt is --cue 0 TEXT")
 
 
 def _check_out(out: str, raw_format: RawFormat) -> None:
     if out != STDOUT:
         check_output(Path(out))
     elif os.isatty(1):
-        raise ValueError(f"standard output is a terminal, pipe it: ... --out - | {PLAYERS[raw_format][0]}")
+        raise UserError(f"standard output is a terminal, pipe it: ... --out - | {PLAYERS[raw_format][0]}")
 
 
 def _micro_steps(num_steps: int, num_chunks: int) -> int:
     if num_steps < 1 or num_steps % num_chunks:
-        raise ValueError(f"num_steps must be a multiple of num_chunks = {num_chunks}, got {num_steps}")
+        raise UserError(f"num_steps must be a multiple of num_chunks = {num_chunks}, got {num_steps}")
     return num_steps // num_chunks
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from infer.samplers import Method, check_method
 from models.checkpoint import has_part, load_config
+from models.errors import UserError
 from models.schedule import Focus, Thirds, skip_grid_of, time_grid
 
 ContextMode = Literal["sliding", "frozen", "none"]
@@ -54,13 +55,13 @@ class FifoConfig:
     def __post_init__(self):
         for name, least in (("context", 0), ("chunk", 1), ("num_chunks", 1), ("micro_steps", 1), ("sink", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.sink > self.num_context:
-            raise ValueError(f"sink must be at most the {self.num_context} frames of context, got {self.sink}")
+            raise UserError(f"sink must be at most the {self.num_context} frames of context, got {self.sink}")
         if not 0 <= self.context_noise < 1:
-            raise ValueError(f"context_noise must lie in [0, 1), got {self.context_noise}")
+            raise UserError(f"context_noise must lie in [0, 1), got {self.context_noise}")
         if self.curve == "skip" and self.thirds != "time":
-            raise ValueError("the skip form of a curve has thirds in time, got thirds log_snr: use the warp")
+            raise UserError("the skip form of a curve has thirds in time, got thirds log_snr: use the warp")
         check_method(self.sampler, self.eta)
 
     @property
@@ -99,8 +100,8 @@ def recommended_focus(model: Path) -> Focus:
     """Return the focus that `infer.importance` wrote into a model's folder.
 
     Raises:
-        ValueError: it has not been run on this model.
+        UserError: it has not been run on this model.
     """
     if not has_part(model, IMPORTANCE):
-        raise ValueError(f"{model} has no recommended focus, run: python -m infer.importance --model {model}")
+        raise UserError(f"{model} has no recommended focus, run: python -m infer.importance --model {model}")
     return load_config(model, IMPORTANCE)["focus"]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from infer.samplers import Denoiser
 from models.diffusion import alpha_sigma
+from models.errors import UserError
 
 Anchor = Literal["beginning", "training"]
 
@@ -58,13 +59,13 @@ class GuardConfig:
         for name, low, high in (("pull", 0, 1), ("renoise_t", 0, 1)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+                raise UserError(f"{name} must lie in [{low}, {high}], got {value}")
         for name in (
             *("beginning_seconds", "mean_zone", "deviation_zone", "seconds"),
             *("renoise_below", "renoise_every_seconds"),
         ):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 class DriftGuard:

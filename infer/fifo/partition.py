@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.errors import UserError
+
 Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(latents (batch, channels, frames), t (batch, frames), context, context_mask) -> v."""
 
@@ -28,12 +30,12 @@ class PartitionedNetwork:
             queue should then be f/2 frames long.
 
     Raises:
-        ValueError: f is no length, or odd with lookahead.
+        UserError: f is no length, or odd with lookahead.
     """
 
     def __init__(self, network: Network, frames: int, *, lookahead: bool = False):
         if frames < 1 or (lookahead and frames % 2):
-            raise ValueError(f"a partition must have at least 1 frame, and an even number with lookahead, got {frames}")
+            raise UserError(f"a partition must have at least 1 frame, and an even number with lookahead, got {frames}")
         self.network = network
         self.frames = frames
         self.hop = frames // 2 if lookahead else frames

@@ -24,6 +24,7 @@ from torch import Tensor
 from infer.fifo.config import FifoConfig
 from infer.samplers import Denoiser, StepCoefficients, draw_noise, step, step_coefficients
 from models.diffusion import add_noise, alpha_sigma
+from models.errors import UserError
 
 
 class Fifo(Iterator[Tensor]):
@@ -94,7 +95,7 @@ class Fifo(Iterator[Tensor]):
     def end_after(self, num_chunks: int) -> None:
         """Let the stream be this many chunks long: no more than these enter, and at the end the queue runs empty."""
         if num_chunks < max(1, self.num_emitted):
-            raise ValueError(f"the stream cannot end after {num_chunks} chunks, {self.num_emitted} have left already")
+            raise UserError(f"the stream cannot end after {num_chunks} chunks, {self.num_emitted} have left already")
         self._num_total = num_chunks
 
     def __next__(self) -> Tensor:
@@ -187,7 +188,7 @@ class Fifo(Iterator[Tensor]):
         """Start the stream after given clean latents (batch, channels, frames), of which the last K are the context.
 
         Raises:
-            ValueError: the stream has begun, or batch or channels differ.
+            UserError: the stream has begun, or batch or channels differ.
         """
         self._check_start("continue_from", latents)
         size = self.config.num_context
@@ -200,7 +201,7 @@ class Fifo(Iterator[Tensor]):
         """Start with the queue full of a given clean clip (batch, channels, N c), noised to the queue's levels.
 
         Raises:
-            ValueError: the stream has begun, or the clip has another shape.
+            UserError: the stream has begun, or the clip has another shape.
         """
         self._check_start("start_from", clip)
         queue = self._window[..., self.config.num_context :]
@@ -260,15 +261,13 @@ class Fifo(Iterator[Tensor]):
         """Take up a stream where `state_dict` left it.
 
         Raises:
-            ValueError: the state is of another configuration, batch or number of channels.
+            UserError: the state is of another configuration, batch or number of channels.
         """
         if state["config"] != asdict(self.config):
-            raise ValueError(
-                f"the state is of another configuration: {state['config']}, expected {asdict(self.config)}"
-            )
+            raise UserError(f"the state is of another configuration: {state['config']}, expected {asdict(self.config)}")
         shapes = tuple(state["tensors"][0].shape), tuple(self._window.shape)
         if shapes[0] != shapes[1]:
-            raise ValueError(f"the state has a window of shape {shapes[0]}, expected {shapes[1]}")
+            raise UserError(f"the state has a window of shape {shapes[0]}, expected {shapes[1]}")
         for buffer, value in zip(self._buffers(), state["tensors"], strict=True):
             buffer.copy_(value)
         self.num_context, self.num_emitted, self._num_total, self._is_filled, self._lag, self._forget = state["counts"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.audio import SAMPLE_RATE
 from infer.stream import Decoding
+from models.errors import UserError
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.vae import VAE
 
@@ -38,11 +39,11 @@ def open_with(vae: VAE, audio: Tensor, context: int) -> Opening:
     there would be a sound that stops.
 
     Raises:
-        ValueError: the sound is shorter than a frame, or not stereo.
+        UserError: the sound is shorter than a frame, or not stereo.
     """
     hop = vae.hop_length
     if audio.ndim != 2 or audio.shape[0] != 2 or audio.shape[1] < hop:
-        raise ValueError(f"the sound to continue must be (2, at least {hop} samples), got {tuple(audio.shape)}")
+        raise UserError(f"the sound to continue must be (2, at least {hop} samples), got {tuple(audio.shape)}")
     audio = audio[:, audio.shape[1] % hop :].float().cpu()
     encoder = StreamingEncoder(vae)
     before, behind = (-(-max(samples, 0) // hop) for samples in encoder.context_samples)  # frames

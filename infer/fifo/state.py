@@ -13,6 +13,7 @@ import torch
 
 from infer.fifo.stream import EndlessStream
 from infer.fifo.stream_config import StreamConfig
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
 FORMAT = 1
@@ -22,7 +23,7 @@ def save_stream(path: str | Path, stream: EndlessStream) -> None:
     """Write a stream's state, atomically.
 
     Raises:
-        ValueError: the stream was broken off in the middle of a chunk.
+        UserError: the stream was broken off in the middle of a chunk.
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
@@ -37,17 +38,17 @@ def load_stream(path: str | Path, model: TextToAudio) -> EndlessStream:
     """Take a stream up where `save_stream` left it.
 
     Raises:
-        ValueError: the file is no state, or one of another model.
+        UserError: the file is no state, or one of another model.
         FileNotFoundError: there is no such file.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not the state of a stream: {type(error).__name__}") from None
+        raise UserError(f"{path} is not the state of a stream: {type(error).__name__}") from None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise ValueError(f"{path} is not the state of a stream that this version reads")
+        raise UserError(f"{path} is not the state of a stream that this version reads")
     if saved["model"] != _shape(model):
-        raise ValueError(f"{path} is the state of a stream of another model")
+        raise UserError(f"{path} is the state of a stream of another model")
     state = saved["stream"]
     stream = EndlessStream(model, state["cues"]["prompt"], StreamConfig.from_dict(state["config"]))
     stream.load_state_dict(state)

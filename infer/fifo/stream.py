@@ -28,6 +28,7 @@ from infer.fifo.timing import Timeline
 from infer.guidance import check_prompt
 from infer.samplers import draw_noise, make_generators, sample
 from infer.stream import Decoding, check_seconds, end_at, on_device
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
 
@@ -49,7 +50,7 @@ class EndlessStream(Iterator[Tensor]):
         init_in_output: whether it is the beginning of the output.
 
     Raises:
-        ValueError: the prompt is empty, or the configuration does not fit the model or itself.
+        UserError: the prompt is empty, or the configuration does not fit the model or itself.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class EndlessStream(Iterator[Tensor]):
         hop, chunk = model.vae.hop_length, self.queue_config.chunk
         overlap = round(config.crossfade_seconds * SAMPLE_RATE) if config.method == "crossfade" else 0
         if not 0 <= 2 * overlap <= chunk * hop:
-            raise ValueError(f"crossfade_seconds must be at most half a clip, got {config.crossfade_seconds:g}")
+            raise UserError(f"crossfade_seconds must be at most half a clip, got {config.crossfade_seconds:g}")
         self._chunk_samples = chunk * hop - overlap
         self.frames_per_second = chunk * SAMPLE_RATE / self._chunk_samples
         self._num_wanted = None if config.seconds is None else _num_samples(config.seconds)
@@ -107,7 +108,7 @@ class EndlessStream(Iterator[Tensor]):
         if config.partition_frames:
             network = PartitionedNetwork(network, config.partition_frames, lookahead=config.lookahead)
         elif config.lookahead:
-            raise ValueError("lookahead needs partition_frames, the length of the pieces that overlap")
+            raise UserError("lookahead needs partition_frames, the length of the pieces that overlap")
         timing = self._timeline.at
         if config.method in CLIP_METHODS:
             clip_seconds = self.queue_config.chunk * model.vae.hop_length / SAMPLE_RATE
@@ -128,7 +129,7 @@ class EndlessStream(Iterator[Tensor]):
         config, queue = self.config, self.queue_config
         if init_audio is not None:
             if config.start == "clip" or not queue.num_context:
-                raise ValueError("to continue a sound the stream must start from noise and have a context")
+                raise UserError("to continue a sound the stream must start from noise and have a context")
             self._continue(open_with(self.model.vae, init_audio, queue.num_context), init_in_output)
         elif config.start == "clip":
             num_frames = min(self.model.config.window_frames, queue.queue_frames) // queue.chunk * queue.chunk
@@ -143,7 +144,7 @@ class EndlessStream(Iterator[Tensor]):
         self._decoding = ContinuedDecoding(self.model.vae, opening, is_heard)
         num_samples = opening.audio.shape[1] if is_heard else 0
         if self._num_wanted is not None and self._num_wanted <= num_samples:
-            raise ValueError(
+            raise UserError(
                 f"the sound to continue is {num_samples / SAMPLE_RATE:.1f} s long: ask for more than "
                 f"{self.config.seconds:g} s"
             )
@@ -255,10 +256,10 @@ class EndlessStream(Iterator[Tensor]):
         """Return everything that what follows depends on besides the model, as plain values and tensors.
 
         Raises:
-            ValueError: a chunk was broken off half way.
+            UserError: a chunk was broken off half way.
         """
         if self._is_busy:
-            raise ValueError("the stream was broken off in the middle of a chunk: there is no state to save")
+            raise UserError("the stream was broken off in the middle of a chunk: there is no state to save")
         return {
             "config": asdict(self.config),
             "is_continued": isinstance(self._decoding, ContinuedDecoding),
@@ -274,10 +275,10 @@ class EndlessStream(Iterator[Tensor]):
         """Go on where `state_dict` was taken, from a stream of the same model and configuration.
 
         Raises:
-            ValueError: the state is of another configuration or model.
+            UserError: the state is of another configuration or model.
         """
         if state["config"] != asdict(self.config):
-            raise ValueError(f"the state is of another configuration: {state['config']}")
+            raise UserError(f"the state is of another configuration: {state['config']}")
         if state["is_continued"]:
             self._decoding = ContinuedDecoding(self.model.vae)
         self._fifo.load_state_dict(state["fifo"])

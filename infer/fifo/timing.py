@@ -10,6 +10,7 @@ in a piece of a known length: as it nears the end, the model plays the ending. T
 from dataclasses import dataclass
 from typing import Literal
 
+from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
 TimingMode = Literal["steady", "null", "true"]
@@ -44,7 +45,7 @@ class Timeline:
         total_seconds: length of the piece, None if it has no end.
 
     Raises:
-        ValueError: the length is needed and not known, or the longest piece does not fit the table.
+        UserError: the length is needed and not known, or the longest piece does not fit the table.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Timeline:
         total_seconds: float | None,
     ) -> None:
         if timing.needs_length and total_seconds is None:
-            raise ValueError("true timing and an ending need the length of the piece, got none: give it in seconds")
+            raise UserError("true timing and an ending need the length of the piece, got none: give it in seconds")
         known = table_seconds * 3 / 4 if known_seconds is None else known_seconds
         longest = known if timing.piece_seconds is None else timing.piece_seconds
         if not 0 < longest <= table_seconds:
-            raise ValueError(f"piece_seconds must lie between 0 and the table's {table_seconds:g} s, got {longest:g}")
+            raise UserError(f"piece_seconds must lie between 0 and the table's {table_seconds:g} s, got {longest:g}")
         self.timing = timing
         self.longest = longest
         self.window_seconds = window_seconds

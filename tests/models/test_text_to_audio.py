@@ -1,6 +1,8 @@
 """The bundle: conditioning, null sequence, and a folder that gives back the same model."""
 
+import dataclasses
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import save_part
+from models.checkpoint import save_config, save_part
 from models.clap_text import ClapTextConfig
+from models.errors import UserError
+from models.queue import QueueConfig
 from models.text_encoder import TextEncoder, TextEncoderConfig
 from models.text_to_audio import ConditionerConfig, Conditioning, TextToAudio, TextToAudioConfig
 from models.timing import TimingConfig
@@ -136,6 +140,28 @@ def test_a_saved_folder_gives_the_same_model(model: TextToAudio, folder: Path):
         torch.testing.assert_close(loaded.vae.decode(latents), model.vae.decode(latents))
     trained = {name.split(".")[0] for name, parameter in loaded.named_parameters() if parameter.requires_grad}
     assert trained == {"unet", "conditioner"}
+
+
+def test_the_queues_travel_in_the_folder(model: TextToAudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    queues = (QueueConfig(context_frames=8, chunk_frames=6, num_chunks=4), QueueConfig(num_chunks=2, steps_per_shift=5))
+    config = dataclasses.replace(model.config, queues=queues, window_frames=100, known_seconds=3)
+    monkeypatch.setattr(model, "config", config)
+    model.save(tmp_path)
+    assert TextToAudio.load(tmp_path).config == config
+    with pytest.raises(UserError, match="at least one queue"):
+        TextToAudioConfig(queues=())
+
+
+def test_a_folder_without_a_queue_gets_the_default_and_a_warning(
+    model: TextToAudio, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    model.save(tmp_path)
+    save_config(tmp_path, "training", {"window_frames": 100, "known_seconds": None})
+    with caplog.at_level(logging.WARNING):
+        assert TextToAudio.load(tmp_path).config.queues == (QueueConfig(),)
+    (message,) = caplog.messages
+    assert "does not say which queue" in message
+    assert "\n" not in message
 
 
 def test_half_precision_folder_is_near(model: TextToAudio, tmp_path: Path):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from infer.interrupts import Interrupts
+from data.interrupts import Interrupts
 
 
 def interrupt() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.datamodule import AudioDataModule, DataConfig
-from data.stream import Item, Source, TrainingStream, ValidationBatches, collate
+from data.loading import Item, Source, TrainingStream, ValidationBatches, collate
 
 
 class Numbers:

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from data.audio import SAMPLE_RATE
+from models.errors import UserError
 
 Item = dict[str, Any]
 Batch = dict[str, Any]
@@ -93,7 +94,7 @@ def _unchanged(result: Any) -> Any:
 
 def _raise_draw_error(result: Any) -> Any:
     if isinstance(result, _DrawError):
-        raise ValueError(result.message)
+        raise UserError(result.message)
     return result
 
 
