@@ -84,4 +84,10 @@ def draw_clip(seed: int, soundfont: Path | None = None, *, held_out: bool = Fals
     scores = compose(piece, _generator(seeds[_NOTES]))
     font = open_soundfont(find_soundfont(soundfont))
     audio = perform(piece, scores, font, _generator(seeds[_SOUND]))
-    return Clip(audio=audio, prompt=prompt, metadata=metadata)
+    return Clip(audio=audio, prompt=prompt, metadata={**metadata, "soundfont": font.path.name})
+
+
+def draw_captioned(seed: int, soundfont: Path, held_out: bool, num_captions: int) -> tuple[Clip, list[str]]:
+    """Draw a clip with so many captions, of which its prompt is the first."""
+    clip = draw_clip(seed, soundfont, held_out=held_out)
+    return clip, [clip.prompt, *captions(seed, num_captions - 1, held_out=held_out)]

@@ -34,7 +34,7 @@ def compose(piece: Piece, rng: np.random.Generator) -> list[list[Note]]:
     if piece.form != "piece":
         return [_exercise(piece)]
     chords = draw_chords(piece.key, piece.num_bars, rng) if piece.key is not None else []
-    accompanied = len(piece.parts) > 1 or piece.parts[0].role == PIECE
+    accompanied = len(piece.parts) > 1 or any(part.role == PIECE for part in piece.parts)
     introduced = accompanied and piece.num_bars >= SHORTEST_WITH_INTRODUCTION and rng.random() < 0.35
     score = Score(piece=piece, chords=chords, entry_bar=int(rng.integers(1, 3)) if introduced else 0)
     return [PLAYERS[part.role](part, score, rng) for part in piece.parts]

@@ -58,7 +58,7 @@ BANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("synth bass", "bass guitar"),
     ),
     "folk": (
-        ("fiddle", "banjo", "harmonica", "acoustic guitar", "accordion", "violin", "whistle", "recorder"),
+        ("fiddle", "banjo", "harmonica", "acoustic guitar", "accordion", "violin", "ocarina", "recorder"),
         ("acoustic guitar", "accordion", "piano", "bandoneon"),
         ("upright bass", "bass guitar"),
     ),
@@ -218,7 +218,7 @@ def _draw_groove(rng: np.random.Generator, kind: str, fixed: dict[str, str | int
 
 def _draw_players(rng: np.random.Generator, kind: str, groove: Groove | None, named: str | None) -> tuple[Part, ...]:
     """The parts of an ensemble, the melody first and the drums last; `named` is an instrument that must be in it."""
-    kit = (Part(instrument=choose(rng, groove.kits), role=DRUMS),) if groove else ()
+    kit: tuple[Part, ...] = (Part(instrument=choose(rng, groove.kits), role=DRUMS),) if groove else ()
     if kind == "drums":
         return (_place_solo(rng, kit[0]),)
     if kind == "solo":

@@ -6,6 +6,7 @@
 What is played depends on the arguments alone: every call plays on a fresh copy of the font, which shares its samples.
 """
 
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,15 +57,19 @@ class SoundFont:
         except Exception as error:
             raise UserError(f"{path} is no SoundFont that tinysoundfont can read: {error}") from error
 
-    def has(self, program: int, drums: bool = False) -> bool:
-        """Whether there is a preset."""
-        return self._font.get_preset_index(128 if drums else 0, program) >= 0
-
     def play(self, program: int, strokes: list[Stroke], num_samples: int, drums: bool = False) -> np.ndarray:
         """Play notes on one instrument: (2, num_samples) float32, at the font's own level.
 
         A note that is still sounding when its key is struck again ends there.
+
+        Raises:
+            UserError: the font has no such preset.
         """
+        if self._font.get_preset_index(128 if drums else 0, program) < 0:
+            raise UserError(
+                f"{self.path} has no preset for {'drum kit' if drums else 'program'} {program}: "
+                "use a General MIDI SoundFont such as FluidR3 GM"
+            )
         player = self._library.SoundFont(self._font)
         player.set_output(self._library.OutputMode.StereoInterleaved, SAMPLE_RATE, _GAIN_DB)
         player.set_max_voices(_VOICES)
@@ -121,10 +126,11 @@ def find_soundfont(path: Path | None) -> Path:
 
 
 def _import_library() -> Any:
+    """The binding itself: the package's own classes play to a sound card."""
     try:
-        from tinysoundfont import _tinysoundfont
+        return importlib.import_module("tinysoundfont._tinysoundfont")
     except ModuleNotFoundError as error:
         raise UserError(
-            "pieces played by instruments need tinysoundfont: pip install 'endless-audio[corpus]'"
+            "pieces played by instruments need tinysoundfont: pip install --no-deps tinysoundfont "
+            "(what it lists, pyaudio, needs PortAudio to build and is not used here)"
         ) from error
-    return _tinysoundfont

@@ -1,8 +1,9 @@
 """The instruments: their General MIDI programs, sounding ranges, and what they play.
 
-Programs were chosen by measurement on FluidR3 GM: over the stated range a note sounds within 10 cents of its pitch
-(half of the spread of a vibrato left aside), no octave off, and its level varies by less than 12 dB. Left out for this
-are tubular bells and timpani (no partial at the named pitch), synth effects, and the upper half of muted guitars.
+Programs were chosen by measurement on FluidR3 GM: over the stated range the pitch is there, not its octave, and its
+median deviation is below 10 cents (a choir's below 20). Left out for this are tubular bells and timpani (no partial at
+the named pitch), the other organs (an octave or two low), shamisen (none at low notes), the whistle (its vibrato), the
+upper half of muted guitars, and synth effects.
 """
 
 from dataclasses import dataclass
@@ -117,7 +118,6 @@ _ROWS: tuple[tuple[str, int, int, int, str, tuple[str, ...]], ...] = (
     ("recorder", 74, 65, 91, "woodwind", ()),
     ("pan flute", 75, 60, 86, "woodwind", ("panpipes",)),
     ("shakuhachi", 77, 55, 84, "woodwind", ("Japanese flute",)),
-    ("whistle", 78, 67, 83, "woodwind", ("whistling",)),
     ("ocarina", 79, 65, 88, "woodwind", ()),
     ("square lead", 80, 48, 88, "lead", ("square wave synth", "chiptune synth")),
     ("saw lead", 81, 48, 88, "lead", ("sawtooth synth", "synth lead", "synthesizer")),

@@ -94,7 +94,7 @@ def pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def is_plural(word: str) -> bool:
     """Whether an instrument's name is a plural, which takes no article."""
-    return word == "whistling" or (word.endswith("s") and not word.endswith(("ss", "Rhodes")))
+    return word.endswith("s") and not word.endswith(("ss", "Rhodes"))
 
 
 def with_articles(text: str) -> str:
@@ -200,8 +200,8 @@ class _Wording:
         """Fill a form in with an instrument's name and the adjectives."""
         plural = is_plural(word)
         form = pick(tuple(form for form in forms if self.sentence or "{plays}" not in form), self.rng)
-        if plural:  # no article before a plural that stands alone
-            form = re.sub(r"@(\{adj\})?\{w\}$", r"\1{w}", form)
+        if plural:  # no article before a plural that is not followed by another noun
+            form = re.sub(r"@(\{adj\})?\{w\}(?=$| playing)", r"\1{w}", form)
         names = {"w": word, "aw": word if plural else f"@{word}", "plays": "play" if plural else "plays"}
         return with_articles(form.format(adj=self.adjectives, **names, **others))
 
