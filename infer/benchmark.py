@@ -18,10 +18,10 @@ import yaml
 from torch import Tensor
 
 from data.cli import run
+from data.encoding import piece_samples
 from infer.fifo.config import FifoConfig
 from infer.fifo.queue import Fifo
 from infer.guidance import GuidanceConfig, GuidedDenoiser
-from infer.reconstruct import PUSH_FRAMES, READ_FRAMES
 from infer.samplers import make_generators
 from infer.speed import Speed, describe_device, measure, write_report
 from infer.stream import decode_stream
@@ -134,7 +134,7 @@ def vae_speeds(vae: VAE, settings: Settings) -> Iterator[Speed]:
     num_frames = max(1, round(settings.seconds * vae.config.sample_rate / hop))
     audio = 0.1 * torch.randn(settings.batch, vae.config.audio_channels, num_frames * hop, device=device)
     latents = torch.randn(settings.batch, vae.config.latent_channels, num_frames, device=device)
-    push = PUSH_FRAMES if device.type == "cpu" else READ_FRAMES
+    push = max(1, piece_samples(device) // hop)
     if settings.compile:
         vae.encoder.compile()
         vae.decoder.compile()

@@ -8,7 +8,6 @@ for the autoencoder, latents and embedded text for the diffusion model.
 import dataclasses
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal, cast
 
@@ -27,14 +26,16 @@ from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
-from train import diffusion, vae
-from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
-from train.trainer import TrainerConfig, seed_run
-from train.vae import compile_networks
-from train.vae_training import VAELossConfig, VAEOptimiserConfig, VAETraining
+from train.band_losses import ToneLossConfig, vae_training
+from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
+from train.optimisation import OptimiserConfig
+from train.trainer import CONFIGS, TrainerConfig, seed_run
+from train.vae_training import VAELossConfig, VAEStagesConfig
 
-NEVER = 1 << 60
+NEVER = 10**12
 NO_DEMO = DemoConfig()
+HOP_LENGTH = 1_024
+"""Of the autoencoder that the latents are thought to come from."""
 
 
 class StepTimer(Callback):
@@ -89,9 +90,11 @@ def benchmark_vae(
     model: VAEConfig,
     discriminator: DiscriminatorConfig,
     loss: VAELossConfig,
-    optimiser: VAEOptimiserConfig,
+    stages: VAEStagesConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
+    tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
     compile: bool = False,
     repeats: int = 5,
     json: bool = False,
@@ -102,23 +105,34 @@ def benchmark_vae(
         model: the autoencoder's sizes.
         discriminator: the discriminators' sizes.
         loss: terms and weights.
-        optimiser: learning rates; the stages are set here.
+        stages: all of them are measured, whenever they begin.
+        optimiser: of both networks.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
+        tones: what `model.band_levels` needs besides.
         compile: compile the networks.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
     """
     seed_run(0)
-    module = VAETraining(VAE(model), discriminator, loss, optimiser, seed=0)
+    module = vae_training(
+        tones,
+        vae=VAE(model),
+        discriminator=discriminator,
+        loss=loss,
+        stages=stages,
+        optimiser=optimiser,
+        num_steps=trainer.max_steps,
+        seed=0,
+    )
     if compile:
-        compile_networks(module)
+        module.compile_networks()
     seconds = data.batch_size * data.crop_samples / SAMPLE_RATE
     audio = 0.1 * torch.randn(data.batch_size, 2, data.crop_samples)
-    stages = {"joint": (NEVER, NEVER), "joint, adversarial": (NEVER, 0), "decoder, adversarial": (0, 0)}
+    measured = {"joint": (NEVER, NEVER), "joint, adversarial": (NEVER, 0), "decoder, adversarial": (0, 0)}
     speeds = []
-    for name, (joint_steps, adversarial_start) in stages.items():
-        module.optimiser = dataclasses.replace(optimiser, joint_steps=joint_steps, adversarial_start=adversarial_start)
+    for name, (joint_steps, adversarial_start) in measured.items():
+        module.stages = dataclasses.replace(stages, joint_steps=joint_steps, adversarial_start=adversarial_start)
         speeds.append(measure_steps(name, module, {"audio": audio}, seconds, trainer, repeats))
     sizes = f"{_millions(module.vae)} M parameters, discriminator {_millions(module.discriminator)} M"
     report(module, sizes, data.batch_size, trainer, compile, speeds, json)
@@ -128,12 +142,11 @@ def benchmark_diffusion(
     *,
     model: TextToAudioConfig,
     noise: NoiseConfig,
-    optimiser: DiffusionOptimiserConfig,
+    conditioning: ConditioningConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
     demo: DemoConfig = NO_DEMO,
-    vae: Path | None = None,  # noqa: ARG001
-    text_encoder: Path | None = None,  # noqa: ARG001
     compile: bool = False,
     activation_checkpointing: bool = False,
     repeats: int = 5,
@@ -144,26 +157,29 @@ def benchmark_diffusion(
     Args:
         model: sizes of the U-Net and what conditions it.
         noise: noise levels.
-        optimiser: learning rate, dropout of conditions, EMA.
+        conditioning: what is left out of text and timing.
+        optimiser: of U-Net and conditioner, and their average.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
-        demo: not used; a training's YAML may have it.
-        vae: not used; a training's YAML may have it.
-        text_encoder: not used; a training's YAML may have it.
+        demo: of no effect on a step; a training's YAML has it.
         compile: compile the U-Net.
         activation_checkpointing: save memory by computing the U-Net's activations twice.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
     """
     seed_run(0)
-    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_frames
-    smallest = VAE(VAEConfig(latent_channels=channels, encoder_width=1, decoder_width=16, dilations=()))
+    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_samples // HOP_LENGTH
+    smallest = VAE(
+        VAEConfig(latent_channels=channels, hop_length=HOP_LENGTH, encoder_width=1, decoder_width=16, dilations=())
+    )
     network = TextToAudio(model, smallest, cast(TextEncoder, EmbeddedText(model.unet.context_width)))
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:
         network.unet.compile(dynamic=False)
-    module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed=0)
-    module.num_tokens = NUM_TOKENS if compile else None
+    num_tokens = NUM_TOKENS if compile else None
+    module = DiffusionTraining(
+        network, noise, conditioning, optimiser, demo, trainer.max_steps, seed=0, num_tokens=num_tokens
+    )
     inputs = {
         "latents": torch.randn(batch, channels, frames),
         "frame_mask": torch.ones(batch, frames, dtype=torch.bool),
@@ -171,11 +187,12 @@ def benchmark_diffusion(
         "seconds_start": torch.zeros(batch),
         "seconds_total": torch.full((batch,), 30.0),
     }
-    queue_frames = min(frames, noise.mixture.queue_frames)
+    lengths = sorted({min(frames, queue.window_frames) for queue in model.queues} | {frames})
     uniform = noise.mixture.uniform / sum(noise.mixture.shares)
+    queue_frames = sum(min(frames, queue.window_frames) for queue in model.queues) / len(model.queues)
     mean_frames = uniform * frames + (1 - uniform) * queue_frames
     seconds = batch * mean_frames * smallest.hop_length / SAMPLE_RATE
-    lengths = f"{frames}" if frames == queue_frames else f"{queue_frames} or {frames}"
+    lengths = " or ".join(str(length) for length in lengths)
     speeds = [measure_steps(f"step, {lengths} frames", module, inputs, seconds, trainer, repeats)]
     report(module, f"{_millions(network.unet)} M parameters", batch, trainer, compile, speeds, json)
 
@@ -228,14 +245,13 @@ def main(what: Literal["vae", "diffusion"]) -> None:
     raise UserError(f"give {what} first: python -m train.benchmark {what} ...")
 
 
-BENCHMARKS = {"vae": (benchmark_vae, vae.DEFAULT_CONFIG), "diffusion": (benchmark_diffusion, diffusion.DEFAULT_CONFIG)}
+BENCHMARKS = {"vae": benchmark_vae, "diffusion": benchmark_diffusion}
 
 
 def start(arguments: list[str]) -> None:
     """Run the benchmark that the first argument names."""
     if arguments and arguments[0] in BENCHMARKS:
-        benchmark, default_config = BENCHMARKS[arguments[0]]
-        run(benchmark, default_config, arguments[1:])
+        run(BENCHMARKS[arguments[0]], CONFIGS / f"demo/{arguments[0]}.yaml", arguments[1:])
     else:
         run(main, argv=arguments, positionals=("what",))
 

@@ -218,7 +218,7 @@ def _draw_groove(rng: np.random.Generator, kind: str, fixed: dict[str, str | int
 
 def _draw_players(rng: np.random.Generator, kind: str, groove: Groove | None, named: str | None) -> tuple[Part, ...]:
     """The parts of an ensemble, the melody first and the drums last; `named` is an instrument that must be in it."""
-    kit: tuple[Part, ...] = (Part(instrument=choose(rng, groove.kits), role=DRUMS),) if groove else ()
+    kit = [Part(instrument=choose(rng, groove.kits), role=DRUMS)] if groove else []
     if kind == "drums":
         return (_place_solo(rng, kit[0]),)
     if kind == "solo":
@@ -239,7 +239,7 @@ def _draw_players(rng: np.random.Generator, kind: str, groove: Groove | None, na
         else:
             instrument = choose_instrument(rng, role, but=[*taken, *([named] if named else [])], among=pools[role])
         players.append(draw_part(rng, instrument, role))
-    return _spread(rng, players) + kit
+    return (*_spread(rng, players), *kit)
 
 
 def _spread(rng: np.random.Generator, players: list[Part]) -> tuple[Part, ...]:
