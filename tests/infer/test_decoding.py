@@ -11,6 +11,9 @@ from infer.decoding import Decoding, end_at, on_device
 from infer.limiter import limit
 from models.streaming import StreamingDecoder
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
+
+WAVEFORM = WaveformConfig(encoder_width=2, decoder_width=32, dilations=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +21,8 @@ def vae() -> VAE:
     torch.manual_seed(0)
     return VAE(
         VAEConfig(
-            encoder_width=4,
-            encoder_strides=(2, 4),
-            decoder_width=16,
-            decoder_strides=(4, 2),
-            hop_length=8,
             latent_channels=3,
+            waveform=WaveformConfig(encoder_width=4, encoder_strides=(2, 4), decoder_width=16, decoder_strides=(4, 2)),
         )
     ).eval()
 
@@ -58,7 +57,7 @@ def test_decoding_resumed_from_its_state_equals_one_that_never_stopped(vae: VAE)
 
 
 def test_mono_becomes_stereo():
-    mono = VAE(VAEConfig(audio_channels=1, encoder_width=2, decoder_width=32, latent_channels=3, dilations=(1,))).eval()
+    mono = VAE(VAEConfig(audio_channels=1, latent_channels=3, waveform=WAVEFORM)).eval()
     latents = torch.randn(1, 3, 12, generator=torch.Generator().manual_seed(1))
     decoding = Decoding(host(mono))
     audio = torch.cat((decoding.push(latents), decoding.finish()), dim=-1)

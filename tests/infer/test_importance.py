@@ -15,8 +15,8 @@ from infer.fifo import QueueOptions, StreamConfig
 from infer.fifo.config import recommended_focus
 from infer.guidance import GuidanceConfig
 from infer.importance import LayerAttention, attention_weights, measure, recorded, report
-from models.layers import SelfAttention, key_mask, merge_heads, rotary_angles
 from models.text_to_audio import TextToAudio
+from models.unet_layers import SelfAttention, key_mask, merge_heads, rotary_angles
 
 CONFIG = StreamConfig(
     queue=QueueOptions(context_frames=8, chunk_frames=4, num_chunks=6, steps_per_shift=2),
