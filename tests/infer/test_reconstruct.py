@@ -1,6 +1,7 @@
 """The reconstruct command: files and folders through a tiny VAE, the same as whole-file coding."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from data import encoding
 from data.cli import run
 from infer import reconstruct
 from infer.reconstruct import main
+from infer.reconstruction_metrics import ReconstructionReport
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig
 
@@ -103,6 +105,19 @@ def test_odd_formats(tmp_path: Path, name: str, subtype: str, rate: int, channel
 
 
 @pytest.mark.usefixtures("vae")
+def test_existing_files_are_kept_unless_they_may_be_replaced(tmp_path: Path):
+    write_noise(tmp_path / "in" / "a.wav", 5_000)
+    write_noise(tmp_path / "in" / "b.wav", 5_000)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.wav").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"b\.wav exists already: .*--overwrite"):
+        main(tmp_path / "in", tmp_path / "out", tmp_path / "model")
+    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [b"mine"]
+    main(tmp_path / "in", tmp_path / "out", tmp_path / "model", overwrite=True)
+    assert soundfile.info(tmp_path / "out" / "b.wav").frames == 5_000
+
+
+@pytest.mark.usefixtures("vae")
 @pytest.mark.parametrize("metrics", [False, True])
 def test_an_empty_file_is_one_line(tmp_path: Path, metrics: bool):
     soundfile.write(tmp_path / "in.wav", np.zeros((0, 2)), RATE)
@@ -118,6 +133,17 @@ def test_silence_has_metrics_where_they_are_defined(vae: VAE, tmp_path: Path):
     assert np.isfinite([report.stft_distance, report.mel_distance]).all()
     assert report.si_sdr_db is None
     assert report.loudness_difference_lu is None
+
+
+def test_silence_does_not_rule_the_mean():
+    sound = ReconstructionReport(
+        stft_distance=3.0, mel_distance=1.0, si_sdr_db=5.0, loudness_difference_lu=None, width_difference=None
+    )
+    silence = replace(sound, stft_distance=3e4, si_sdr_db=None)
+    lines = reconstruct.format_table({"a": sound, "b": silence, "c": sound}).splitlines()
+    assert lines[-1].split("\t")[:3] == ["mean without 1 silent", "3.000", "1.000"]
+    lines = reconstruct.format_table({"a": silence, "b": silence}).splitlines()
+    assert set(lines[-1].split("\t")[1:]) == {"-"}
 
 
 @pytest.mark.usefixtures("vae")
