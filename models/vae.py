@@ -28,6 +28,7 @@ from models.checkpoint import load_part, load_weights, save_part
 from models.errors import UserError
 from models.meta import without_weights
 from models.vae_bands import BandsConfig
+from models.vae_spectral import SpectralConfig
 from models.vae_waveform import WaveformConfig, convolutions
 
 MIN_STD = 1e-4
@@ -59,14 +60,15 @@ class VAELayers(Protocol):
         ...
 
 
-Kind = Literal["waveform", "bands"]
-KINDS: dict[Kind, type[VAELayers]] = {"waveform": WaveformConfig, "bands": BandsConfig}
+Kind = Literal["waveform", "spectral", "bands"]
+KINDS: dict[Kind, type[VAELayers]] = {"waveform": WaveformConfig, "spectral": SpectralConfig, "bands": BandsConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     kind: Kind = "waveform"
-    """Kind of encoder and decoder: "waveform" is the paper's, "bands" the shipped model's."""
+    """Kind of encoder and decoder: "waveform" is the paper's, "spectral" for small budgets, "bands" the older
+    shipped model's."""
     sample_rate: int = 44_100
     """Samples per second of the audio the model is trained on."""
     audio_channels: int = 2
@@ -77,6 +79,8 @@ class VAEConfig:
     """Bias of the posterior's scale before softplus, at the start of training."""
     waveform: WaveformConfig | None = None
     """Sizes of the kind "waveform"; None: the paper's."""
+    spectral: SpectralConfig | None = None
+    """Sizes of the kind "spectral"; None: its defaults."""
     bands: BandsConfig | None = None
     """Sizes of the kind "bands"; None: its defaults."""
 
