@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch.utils.data import DataLoader, Dataset
 
 from data.audio import SAMPLE_RATE, AudioFile
 from data.corpus import training_clip, validation_clip
@@ -148,3 +150,44 @@ class FolderClips:
 
     def left_out(self) -> list[str]:
         return self.unreadable.listed()
+
+
+def open_clips(data: LatentDataConfig, clips: int | None, validation_clips: int | None, seed: int) -> ClipSet:
+    """Open what a configuration names; `clips` None: all of a folder, or the corpus's usual number."""
+    if data.folder is not None:
+        return FolderClips(data, clips, validation_clips)
+    return CorpusClips(clips, validation_clips, seed, data.kinds)
+
+
+class _Clips(Dataset):
+    """Clips for a DataLoader: position -> clip, None for one left out, or an error's message."""
+
+    def __init__(self, clips: ClipSet, numbers: list[tuple[str, int]]) -> None:
+        self.clips = clips
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, position: int) -> WholeClip | str | None:
+        try:
+            return self.clips.clip(*self.numbers[position])
+        except (UserError, OSError) as error:
+            return str(error)
+
+
+def _unchanged(clip: Any) -> Any:
+    return clip
+
+
+def read_clips(source: ClipSet, numbers: list[tuple[str, int]], num_workers: int) -> Iterator[WholeClip | None]:
+    """Read clips (split, index) ahead in other processes, in order; None for one left out.
+
+    Raises:
+        UserError: the set's own error, without a worker's traceback.
+    """
+    loader = DataLoader(_Clips(source, numbers), batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
+    for clip in loader:
+        if isinstance(clip, str):
+            raise UserError(clip)
+        yield clip

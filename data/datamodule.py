@@ -16,13 +16,15 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
-from data import latents
-from data.clips import LatentDataConfig
+from data.clips import LatentDataConfig, open_clips
 from data.corpus import SyntheticSource
 from data.folder import FolderSource
-from data.latent_source import LatentIndex, LatentSource, open_shards
+from data.latent_folder import LatentIndex, open_shards, write_latents
+from data.latent_source import LatentSource
 from data.loading import Source, TrainingStream, ValidationBatches
+from models.device import resolve_device
 from models.errors import UserError
+from models.vae import VAE
 
 logger = logging.getLogger(__name__)
 
@@ -214,13 +216,14 @@ class TuningDataModule(_StreamDataModule):
             max_unreadable_share=config.max_unreadable_share,
         )
         self.own.parent.mkdir(parents=True, exist_ok=True)
-        latents.main(self.model, self.own, own)
+        vae = VAE.load(self.model).to(resolve_device())
+        write_latents(vae, open_clips(own, None, None, self.seed), self.own, num_workers=config.num_workers)
         if config.rehearse:
             logger.info(
                 "rehearsing %d clips of the procedural corpus; --data.rehearse 0 leaves them out", config.rehearse
             )
-            corpus = LatentDataConfig(num_workers=config.num_workers)
-            latents.main(self.model, self.rehearsed, corpus, clips=config.rehearse, validation_clips=0, seed=self.seed)
+            corpus = open_clips(LatentDataConfig(), config.rehearse, 0, self.seed)
+            write_latents(vae, corpus, self.rehearsed, num_workers=config.num_workers)
 
     def make_source(self) -> Source:
         folders = (self.own, self.rehearsed) if self.config.rehearse else (self.own,)

@@ -1,85 +1,22 @@
-"""Pre-encoded latents as a source of crops, and the layout of a folder of them (`python -m data.latents` writes it).
+"""Pre-encoded latents as a source of crops: training draws a fresh sample of the posterior and a new crop every time.
 
-A folder holds `index.json` (what made it, and what the VAE gives for silence) and the shards `train-00000.tar`,
-`validation-00000.tar`, ... of `data.shards`. A sample is one whole clip: `mean` and `std` of its posterior,
-(frames, channels) float16, and `about`: {"metadata", "name", "seconds_total"}. Training draws a fresh sample of the
-posterior and a new crop every time.
+`data.latent_folder` says what a folder of them holds; `python -m data.latents` writes it.
 """
 
-import dataclasses
-import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data.audio import SAMPLE_RATE
 from data.captions import make_prompt
+from data.latent_folder import LatentIndex, open_shards
 from data.loading import Item, random_generator
-from data.shards import Shard
+from data.tar_shards import Shard
 from models.errors import UserError
 
-INDEX_NAME = "index.json"
-FORMAT = 1
-
 _ORDER, _CROP, _VALIDATION = 21, 22, 23
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentIndex:
-    """What a folder of latents holds; written to `index.json`."""
-
-    format: int = FORMAT
-    """Version of the folder's layout."""
-    origin: dict[str, Any]
-    """What made the latents: a fingerprint of the VAE, the data and its size."""
-    hop_length: int
-    """Samples of a frame."""
-    num_clips: int
-    """Training clips asked for (unreadable files are missing from the shards)."""
-    num_validation_clips: int
-    """Validation clips asked for."""
-    clips_per_shard: int
-    """Clips of a shard; the last one of a split may hold fewer."""
-    silence_mean: list[float]
-    """Posterior mean per channel that the VAE gives for silence."""
-    silence_std: list[float]
-    """Posterior standard deviation per channel for silence."""
-
-    def num_shards(self, split: str) -> int:
-        """Shards of the split "train" or "validation"."""
-        clips = self.num_clips if split == "train" else self.num_validation_clips
-        return -(-clips // self.clips_per_shard)
-
-    def shard_path(self, folder: Path, split: str, number: int) -> Path:
-        """Where a shard lies."""
-        return folder / f"{split}-{number:05d}.tar"
-
-    def save(self, folder: Path) -> None:
-        """Write index.json, whole or not at all."""
-        partial = folder / f".{INDEX_NAME}.{os.getpid()}"
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / INDEX_NAME)
-
-    @classmethod
-    def load(cls, folder: Path) -> "LatentIndex":
-        """Read a folder's index.json.
-
-        Raises:
-            FileNotFoundError: no folder of latents.
-            UserError: of another format.
-        """
-        path = folder / INDEX_NAME
-        if not path.is_file():
-            raise FileNotFoundError(f"no latents in {folder}: write them with python -m data.latents --out {folder}")
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**fields)
-        except (json.JSONDecodeError, TypeError) as error:
-            raise UserError(f"{path} is not an index of latents of format {FORMAT}: {error}") from error
 
 
 class LatentSource:
@@ -152,19 +89,3 @@ class LatentSource:
             "seconds_start": start * self.index.hop_length / SAMPLE_RATE,
             "seconds_total": float(about["seconds_total"]),
         }
-
-
-def open_shards(folder: Path, index: LatentIndex, split: str) -> list[tuple[Shard, str]]:
-    """Return every clip of a split as its shard and key.
-
-    Raises:
-        FileNotFoundError: shards are missing.
-    """
-    paths = [index.shard_path(folder, split, n) for n in range(index.num_shards(split))]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} {split} shards are missing in {folder} ({missing[0]} ...): "
-            "run the same python -m data.latents command again to finish them"
-        )
-    return [(shard, key) for shard in map(Shard, paths) for key in shard.keys]

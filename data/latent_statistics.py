@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE, AudioReadError
 from data.cli import run
-from data.clips import ClipSet, CorpusClips, FolderClips, LatentDataConfig
-from data.latents import read_clips, stream_posteriors
+from data.clips import ClipSet, LatentDataConfig, open_clips, read_clips
+from data.encoding import stream_posteriors
 from models.checkpoint import has_part, replace_tensors
 from models.device import resolve_device
 from models.errors import UserError
@@ -106,8 +106,6 @@ def measure_clips(vae: VAE, source: ClipSet, num_workers: int) -> tuple[Tensor, 
     moments = LatentMoments(vae.config.latent_channels)
     with tqdm(total=len(numbers), unit="clip") as progress:
         for clip in read_clips(source, numbers, num_workers):
-            if isinstance(clip, str):
-                raise UserError(clip)
             try:
                 for posterior in () if clip is None else stream_posteriors(vae, clip.audio):
                     moments.push(posterior)
@@ -154,10 +152,7 @@ def main(
             f"{model} holds a U-Net trained on latents with its present statistics, which new ones would break: "
             "measure a folder with the VAE alone, or give --force and train the U-Net anew"
         )
-    if data.folder is not None:
-        source: ClipSet = FolderClips(data, clips, None)
-    else:
-        source = CorpusClips(CORPUS_CLIPS if clips is None else clips, None, seed, data.kinds)
+    source = open_clips(data, CORPUS_CLIPS if clips is None and data.folder is None else clips, None, seed)
     mean, std = measure_clips(vae, source, data.num_workers)
     raw_mean, raw_std = raw_statistics(vae, mean, std)
     vae.set_latent_statistics(raw_mean, raw_std)  # refuses what cannot normalise

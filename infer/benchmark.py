@@ -18,17 +18,16 @@ import yaml
 from torch import Tensor
 
 from data.cli import run
+from data.encoding import piece_samples
 from infer.fifo.config import FifoConfig
 from infer.fifo.queue import Fifo
 from infer.guidance import GuidanceConfig, GuidedDenoiser
-from infer.reconstruct import PUSH_FRAMES, READ_FRAMES
 from infer.samplers import make_generators
 from infer.speed import Speed, describe_device, measure, write_report
 from infer.stream import decode_stream
-from models.checkpoint import SHIPPED_MODEL, load_part, load_weights
+from models.checkpoint import SHIPPED_MODEL, load_part, load_weights, without_weights
 from models.device import resolve_device
 from models.errors import UserError
-from models.meta import without_weights
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_to_audio import Conditioning
 from models.unet import UNet, UNetConfig
@@ -134,7 +133,7 @@ def vae_speeds(vae: VAE, settings: Settings) -> Iterator[Speed]:
     num_frames = max(1, round(settings.seconds * vae.config.sample_rate / hop))
     audio = 0.1 * torch.randn(settings.batch, vae.config.audio_channels, num_frames * hop, device=device)
     latents = torch.randn(settings.batch, vae.config.latent_channels, num_frames, device=device)
-    push = PUSH_FRAMES if device.type == "cpu" else READ_FRAMES
+    push = max(1, piece_samples(device) // hop)
     if settings.compile:
         vae.encoder.compile()
         vae.decoder.compile()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.audio import SAMPLE_RATE
+from data.encoding import encode
 from infer.samplers import Denoiser
 from models.diffusion import add_noise
 from models.errors import UserError
@@ -95,5 +96,4 @@ def make_edit(
             raise UserError(f"inpaint must be a start and an end within the {seconds:g} s, got {start:g} and {end:g}")
         frames_per_second = SAMPLE_RATE / vae.hop_length
         span = (math.floor(start * frames_per_second), min(num_frames, math.ceil(end * frames_per_second)))
-    device = next(vae.parameters()).device
-    return Edit(audio, vae.encode(audio.unsqueeze(0).to(device)), span, strength)
+    return Edit(audio, encode(vae, audio), span, strength)

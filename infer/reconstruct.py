@@ -10,28 +10,21 @@ pieces at constant memory.
 import dataclasses
 import logging
 import sys
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioFile, AudioReadError
 from data.audio_writer import WRITER_SUFFIXES, AudioWriter
 from data.cli import run
+from data.encoding import reconstruct
 from infer.reconstruction_metrics import ReconstructionMetrics, ReconstructionReport
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.errors import UserError
-from models.streaming import StreamingDecoder, StreamingEncoder
 from models.vae import VAE
 
 logger = logging.getLogger(__name__)
-
-READ_FRAMES = 172  # latent frames a read, 4 s
-PUSH_FRAMES = 64  # latent frames a network call on a CPU: fewer cost overhead, more leave its caches
 
 
 def main(
@@ -121,61 +114,12 @@ def reconstruct_file(vae: VAE, source: Path, target: Path, measure: bool) -> Rec
         seconds = file.num_samples / SAMPLE_RATE
         bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
         with tqdm(total=seconds, desc=source.name, unit="s", bar_format=bar_format) as bar:
-            for original, reconstruction in reconstruct(vae, read_pieces(vae, file)):
+            for original, reconstruction in reconstruct(vae, file):
                 writer.write(reconstruction.expand(2, -1))
                 if metrics is not None:
                     metrics.push(reconstruction, original)
                 bar.update(reconstruction.shape[-1] / SAMPLE_RATE)
     return metrics.report() if metrics is not None else None
-
-
-def read_pieces(vae: VAE, file: AudioFile) -> Iterator[Tensor]:
-    """Read a file in pieces of some seconds: (audio_channels, samples) each, folded to mono for a mono VAE."""
-    for audio in map(torch.from_numpy, file.pieces(READ_FRAMES * vae.hop_length)):
-        yield audio if vae.config.audio_channels == 2 else audio.mean(dim=0, keepdim=True)
-
-
-def reconstruct(vae: VAE, pieces: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pass a stream of audio through the VAE, with the posterior's mean as latents.
-
-    Yields:
-        Original and reconstruction of the same stretch of time, (audio_channels, samples) each on the CPU; joined,
-        they are as long as the input.
-    """
-    device = vae.latent_mean.device
-    encoder, decoder = StreamingEncoder(vae), StreamingDecoder(vae)
-    waiting = Waiting()
-    push_samples = (PUSH_FRAMES if device.type == "cpu" else READ_FRAMES) * vae.hop_length
-    for piece in pieces:
-        for audio in piece.split(push_samples, dim=-1):
-            waiting.push(audio)
-            made = decoder.push(encoder.push(audio[None].to(device)).mean)[0].cpu()
-            if made.shape[-1]:
-                yield waiting.take(made.shape[-1]), made
-    rest = torch.cat((decoder.push(encoder.finish().mean), decoder.finish()), dim=-1)[0].cpu()
-    num_samples = waiting.num_samples  # the rest is longer by the last frame's padding
-    yield waiting.take(num_samples), rest[:, :num_samples]
-
-
-class Waiting:
-    """Audio that is read but not yet reconstructed, first in, first out."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[Tensor] = deque()
-        self.num_samples = 0
-
-    def push(self, audio: Tensor) -> None:
-        """Add (channels, samples) at the end."""
-        self._pieces.append(audio)
-        self.num_samples += audio.shape[-1]
-
-    def take(self, num_samples: int) -> Tensor:
-        """Remove and return (channels, num_samples) from the front."""
-        audio = torch.cat(tuple(self._pieces), dim=-1)
-        self._pieces.clear()
-        self.num_samples = 0
-        self.push(audio[:, num_samples:].clone())
-        return audio[:, :num_samples]
 
 
 def format_table(reports: dict[str, ReconstructionReport]) -> str:

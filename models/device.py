@@ -1,8 +1,12 @@
 """Choose the device that a command runs on."""
 
 import torch
+from torch import nn
 
 from models.errors import UserError
+
+SMALL_NETWORK = 40_000_000
+"""Parameters below which a call for one stream is no faster with several threads: measured, see infer/README.md."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -23,3 +27,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     if not present.get(device.type, False):
         raise UserError(f"device {name!r} is not available on this machine, use --device auto or cpu")
     return device
+
+
+def spare_threads(network: nn.Module, device: torch.device) -> None:
+    """Let this process compute with one thread where the network is small, and leave the other cores to others.
+
+    For commands that play one stream; it changes a setting of the whole process.
+    """
+    if device.type == "cpu" and sum(parameter.numel() for parameter in network.parameters()) < SMALL_NETWORK:
+        torch.set_num_threads(1)

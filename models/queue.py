@@ -10,6 +10,9 @@ Sources: Kim et al. 2024 (FIFO-Diffusion), algorithm 1; InfiniteAudio 2025 (2506
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from models.errors import UserError
 
 
@@ -46,3 +49,28 @@ class QueueConfig:
     def window_frames(self) -> int:
         """Frames K + N c that a network call sees once the queue is full."""
         return self.context_frames + self.queue_frames
+
+
+def queue_times(
+    grid: Tensor, config: QueueConfig, call: int = 0, lag: int = 0, num_chunks: int | None = None
+) -> Tensor:
+    """Return the noise time of every frame of a queue before a network call of a shift.
+
+    Chunk j of a full queue stands at grid[s (j + 1) - m] before call m = 0, ..., s - 1, and at m = s, after the last
+    one, where chunk j - 1 stood. A queue that is filling is some shifts behind: its chunk j stands where chunk
+    j + lag of a full one does, and one that is not under way yet at grid[S]. A queue that drains has fewer chunks.
+
+    Args:
+        grid: (S + 1,) ascending noise times, S = s N.
+        call: m.
+        lag: chunks that are missing in front of a filling queue, at most N - 1; 0: the queue is full, or drains.
+        num_chunks: chunks in view; None: those under way, N - lag.
+
+    Returns:
+        (num_chunks * c,).
+    """
+    if len(grid) != config.num_steps + 1:
+        raise ValueError(f"a grid of {config.num_steps} steps has {config.num_steps + 1} times, got {len(grid)}")
+    chunk = torch.arange(config.num_chunks - lag if num_chunks is None else num_chunks)
+    index = config.steps_per_shift * (chunk + lag + 1) - call
+    return grid[index.clamp(max=config.num_steps)].repeat_interleave(config.chunk_frames)

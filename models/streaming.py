@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.snake import Snake
-from models.vae_waveform import ResidualUnit
+from models.vae_waveform import ResidualUnit, Snake
 
 if TYPE_CHECKING:
     from models.vae import VAE, Posterior

@@ -14,7 +14,7 @@ Source: Evans et al. 2024 (arXiv 2402.04825), section 3.1.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from models.checkpoint import load_part, load_weights, save_part
+from models.checkpoint import load_part, load_weights, save_part, without_weights
 from models.errors import UserError
-from models.meta import without_weights
 from models.vae_bands import BandsConfig
 from models.vae_spectral import SpectralConfig
 from models.vae_waveform import WaveformConfig, convolutions
@@ -77,22 +76,22 @@ class VAEConfig:
     """Channels of the latents."""
     initial_log_std: float = -3.0
     """Bias of the posterior's scale before softplus, at the start of training."""
-    waveform: WaveformConfig | None = None
-    """Sizes of the kind "waveform"; None: the paper's."""
-    spectral: SpectralConfig | None = None
-    """Sizes of the kind "spectral"; None: its defaults."""
-    bands: BandsConfig | None = None
-    """Sizes of the kind "bands"; None: its defaults."""
+    waveform: WaveformConfig = field(default_factory=WaveformConfig)
+    """Sizes of the kind "waveform"."""
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    """Sizes of the kind "spectral"."""
+    bands: BandsConfig = field(default_factory=BandsConfig)
+    """Sizes of the kind "bands"."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"kind of autoencoder must be one of {', '.join(KINDS)}, got {self.kind!r}")
         for kind, config_class in KINDS.items():
             layers = getattr(self, kind)
-            if kind == self.kind:
-                layers = config_class(**(layers or {})) if layers is None or isinstance(layers, dict) else layers
+            if isinstance(layers, dict):
+                layers = config_class(**layers)
                 object.__setattr__(self, kind, layers)
-            elif layers is not None:
+            if kind != self.kind and layers != config_class():
                 raise UserError(f"sizes of kind {kind!r} are given, but the autoencoder's kind is {self.kind!r}")
 
     @property
@@ -105,11 +104,16 @@ class VAEConfig:
         """Samples per latent frame."""
         return self.layers.hop_length
 
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint stores: without the sizes of the other kinds."""
+        others = set(KINDS) - {self.kind}
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
     @classmethod
     def from_saved(cls, saved: dict[str, Any]) -> "VAEConfig":
         """Configuration of a checkpoint; the older ones have the sizes of both kinds on one level, and no kind."""
         if "kind" not in saved:
-            names = {field.name for field in fields(cls)}
+            names = {each.name for each in fields(cls)}
             shared = {name: value for name, value in saved.items() if name in names}
             ignored = {"hop_length", "band_levels"}
             sizes = {name: value for name, value in saved.items() if name not in names | ignored}
@@ -252,7 +256,7 @@ class VAE(nn.Module):
         """Write part "vae" of a checkpoint folder. Weight-norm must have been folded."""
         if any(is_parametrized(convolution) for convolution in self._normed_convolutions()):
             raise ValueError("fold the weight-norm before saving: save folded()")
-        save_part(folder, "vae", asdict(self.config), self, dtype)
+        save_part(folder, "vae", self.config.saved(), self, dtype)
 
     @classmethod
     def load(cls, folder: str | Path) -> "VAE":

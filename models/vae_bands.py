@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.errors import UserError
-from models.snake import Snake
 from models.streaming import ConvTransposeStream, LayerStream, PointwiseLayer, WindowStream, layer_stream, pad
 from models.vae_waveform import (
     ResidualUnit,
+    Snake,
     check_halving,
     check_strides,
     convolutions,

@@ -29,12 +29,14 @@ from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig
 from train import diffusion, vae
-from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
+from train.band_losses import ToneLossConfig, vae_training
+from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
+from train.optimisation import OptimiserConfig
 from train.trainer import TrainerConfig, seed_run
 from train.vae import compile_networks
-from train.vae_training import VAELossConfig, VAEOptimiserConfig, VAETraining
+from train.vae_training import VAELossConfig, VAEStagesConfig
 
-NEVER = 1 << 60
+NEVER = 10**12
 NO_DEMO = DemoConfig()
 
 
@@ -90,9 +92,11 @@ def benchmark_vae(
     model: VAEConfig,
     discriminator: DiscriminatorConfig,
     loss: VAELossConfig,
-    optimiser: VAEOptimiserConfig,
+    stages: VAEStagesConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
+    tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
     compile: bool = False,
     repeats: int = 5,
     json: bool = False,
@@ -103,23 +107,34 @@ def benchmark_vae(
         model: the autoencoder's sizes.
         discriminator: the discriminators' sizes.
         loss: terms and weights.
-        optimiser: learning rates; the stages are set here.
+        stages: all of them are measured, whenever they begin.
+        optimiser: of both networks.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
+        tones: what kind "bands" needs besides.
         compile: compile the networks.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
     """
     seed_run(0)
-    module = VAETraining(VAE(model), discriminator, loss, optimiser, seed=0)
+    module = vae_training(
+        tones,
+        vae=VAE(model),
+        discriminator=discriminator,
+        loss=loss,
+        stages=stages,
+        optimiser=optimiser,
+        num_steps=trainer.max_steps,
+        seed=0,
+    )
     if compile:
         compile_networks(module)
     seconds = data.batch_size * data.crop_samples / SAMPLE_RATE
     audio = 0.1 * torch.randn(data.batch_size, 2, data.crop_samples)
-    stages = {"joint": (NEVER, NEVER), "joint, adversarial": (NEVER, 0), "decoder, adversarial": (0, 0)}
+    measured = {"joint": (NEVER, NEVER), "joint, adversarial": (NEVER, 0), "decoder, adversarial": (0, 0)}
     speeds = []
-    for name, (joint_steps, adversarial_start) in stages.items():
-        module.optimiser = dataclasses.replace(optimiser, joint_steps=joint_steps, adversarial_start=adversarial_start)
+    for name, (joint_steps, adversarial_start) in measured.items():
+        module.stages = dataclasses.replace(stages, joint_steps=joint_steps, adversarial_start=adversarial_start)
         speeds.append(measure_steps(name, module, {"audio": audio}, seconds, trainer, repeats))
     sizes = f"{_millions(module.vae)} M parameters, discriminator {_millions(module.discriminator)} M"
     report(module, sizes, data.batch_size, trainer, compile, speeds, json)
@@ -129,7 +144,8 @@ def benchmark_diffusion(
     *,
     model: TextToAudioConfig,
     noise: NoiseConfig,
-    optimiser: DiffusionOptimiserConfig,
+    conditioning: ConditioningConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
     demo: DemoConfig = NO_DEMO,
@@ -145,7 +161,8 @@ def benchmark_diffusion(
     Args:
         model: sizes of the U-Net and what conditions it.
         noise: noise levels.
-        optimiser: learning rate, dropout of conditions, EMA.
+        conditioning: what is left out of text and timing.
+        optimiser: of U-Net and conditioner, and their average.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
         demo: not used; a training's YAML may have it.
@@ -164,7 +181,7 @@ def benchmark_diffusion(
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:
         network.unet.compile(dynamic=False)
-    module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed=0)
+    module = DiffusionTraining(network, noise, conditioning, optimiser, demo, trainer.max_steps, seed=0)
     module.num_tokens = NUM_TOKENS if compile else None
     inputs = {
         "latents": torch.randn(batch, channels, frames),
@@ -173,11 +190,12 @@ def benchmark_diffusion(
         "seconds_start": torch.zeros(batch),
         "seconds_total": torch.full((batch,), 30.0),
     }
-    queue_frames = min(frames, noise.mixture.queue_frames)
+    lengths = sorted({min(frames, queue.window_frames) for queue in model.queues} | {frames})
     uniform = noise.mixture.uniform / sum(noise.mixture.shares)
+    queue_frames = sum(min(frames, queue.window_frames) for queue in model.queues) / len(model.queues)
     mean_frames = uniform * frames + (1 - uniform) * queue_frames
     seconds = batch * mean_frames * smallest.hop_length / SAMPLE_RATE
-    lengths = f"{frames}" if frames == queue_frames else f"{queue_frames} or {frames}"
+    lengths = " or ".join(str(length) for length in lengths)
     speeds = [measure_steps(f"step, {lengths} frames", module, inputs, seconds, trainer, repeats)]
     report(module, f"{_millions(network.unet)} M parameters", batch, trainer, compile, speeds, json)
 

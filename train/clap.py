@@ -11,20 +11,23 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig
 from models.clap import MAX_LOGIT_SCALE, Clap, ClapConfig
+from models.errors import check_bounds
 from train.callbacks import Export
 from train.contrastive import caption_ids, contrastive_loss, recalls
+from train.optimisation import OptimiserConfig, ema_of
 from train.tokenizer import prepare_tokenizer
 from train.trainer import TrainerConfig, fit, seed_run, step_generator
+from train.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -33,87 +36,51 @@ UNDECAYED = ("norm", "bias", "tokens", "positions", "log_scale", "relative_posit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClapOptimiserConfig:
-    """AdamW with warm-up and cosine decay to zero over trainer.max_steps."""
+class TokenizerConfig:
+    """The tokenizer, which is trained before CLAP."""
 
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's momentum terms."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay, on matrices alone."""
-    warmup_steps: int = 2_000
-    """Steps over which the learning rate rises from 0."""
-    gradient_clip: float = 1.0
-    """Largest gradient norm."""
     num_captions: int = 20_000
-    """Captions the tokenizer is trained on."""
+    """Captions that it is trained on; how many entries it has is `model.text.vocab_size`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        check_bounds("tokenizer.num_captions", self.num_captions, 1, 10**8)
 
 
-class ClapTraining(LightningModule):
+class ClapTraining(Training):
     """Lightning module: contrastive training step, retrieval as validation."""
 
     def __init__(
-        self, model: ClapConfig, optimiser: ClapOptimiserConfig, tokenizer: Tokenizer, num_steps: int, seed: int
+        self, model: ClapConfig, optimiser: OptimiserConfig, tokenizer: Tokenizer, num_steps: int, seed: int
     ) -> None:
-        super().__init__()
+        super().__init__(optimiser, num_steps, seed)
         self.clap = Clap(model, tokenizer)
-        self.optimiser = optimiser
-        self.num_steps = num_steps
-        self.seed = seed
-        self.num_batches = 0
+        self.clap_ema = ema_of(self.clap, optimiser.ema_decay)
         self._embedded: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    @property
-    def completed_steps(self) -> int:
-        """Optimiser steps so far."""
-        return self.global_step
+    def averages(self) -> list[tuple[nn.Module, AveragedModel]]:
+        return [(self.clap, self.clap_ema)]
 
-    def configure_optimizers(self) -> Any:
-        decayed, undecayed = [], []
-        for name, parameter in self.clap.named_parameters():
-            (undecayed if any(word in name for word in UNDECAYED) else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.optimiser.weight_decay},
-            {"params": undecayed, "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate, betas=self.optimiser.betas, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to 0 at the last step."""
-        if step < self.optimiser.warmup_steps:
-            return (step + 1) / self.optimiser.warmup_steps
-        progress = (step - self.optimiser.warmup_steps) / max(1, self.num_steps - self.optimiser.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    def decays(self, name: str) -> bool:
+        return not any(word in name for word in UNDECAYED)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout and crops: the same after a resume
             torch.manual_seed(step_generator(self.seed, self.num_batches, 1 + self.global_rank).initial_seed())
-            audio, text = self._embed(batch, random_crop=True)
+            audio, text = self._embed(self.clap, batch, random_crop=True)
         self.num_batches += 1
         ids = caption_ids(batch["prompt"], self.device)
         scale = self.clap.logit_scale
         with torch.autocast(self.device.type, enabled=False):
             loss = contrastive_loss(audio, text, ids, scale)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(audio))
-        self.log_dict({"train/loss": loss.detach(), "train/logit_scale": scale.detach()}, batch_size=len(audio))
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.clap.parameters(), self.optimiser.gradient_clip)
-        self.log("train/gradient", norm)
+        self.log("train/logit_scale", scale.detach(), batch_size=len(audio))
+        return self.finite_loss(loss)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.clap.head.log_scale.data.clamp_(0, math.log(MAX_LOGIT_SCALE))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        audio, text = self._embed(batch, random_crop=False)
+        audio, text = self._embed(cast(Clap, self.clap_ema.module), batch, random_crop=False)
         self._embedded.append((audio, text, caption_ids(batch["prompt"], self.device)))
 
     def on_validation_epoch_end(self) -> None:
@@ -134,29 +101,24 @@ class ClapTraining(LightningModule):
     def export(self, folder: Path) -> None:
         """Write the text encoder and the rest of CLAP."""
         if self.trainer.is_global_zero:
-            self.clap.save(folder)
+            cast(Clap, self.clap_ema.module).save(folder)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["num_batches"] = self.num_batches
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.num_batches = checkpoint["num_batches"]
-
-    def _embed(self, batch: dict[str, Any], *, random_crop: bool) -> tuple[Tensor, Tensor]:
+    def _embed(self, clap: Clap, batch: dict[str, Any], *, random_crop: bool) -> tuple[Tensor, Tensor]:
         audio, num_samples = batch["audio"], batch["num_samples"]
-        excess = audio.shape[-1] - self.clap.config.audio.clip_samples
+        excess = audio.shape[-1] - clap.config.audio.clip_samples
         if random_crop and excess > 0:
             start = int(torch.randint(excess + 1, ()))
             audio, num_samples = audio[..., start : audio.shape[-1] - excess + start], num_samples - start
-        return self.clap.embed_audio(audio, num_samples), self.clap.embed_text(batch["prompt"])
+        return clap.embed_audio(audio, num_samples), clap.embed_text(batch["prompt"])
 
 
 def main(
     *,
     model: ClapConfig,
-    optimiser: ClapOptimiserConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
+    tokenizer: TokenizerConfig = TokenizerConfig(),
     run: Path = Path("runs/clap"),
     seed: int = 0,
     resume: str | None = None,
@@ -168,14 +130,15 @@ def main(
         optimiser: learning rate and schedule.
         data: what is trained on.
         trainer: length, devices, precision.
+        tokenizer: what it is trained on.
         run: folder for logs, `last.ckpt` and the exported model in `export/`.
         seed: of initial weights, data order and dropout.
         resume: "last", or a checkpoint's path.
     """
     seed_run(seed)
     audio = AudioDataModule(data, seed)
-    tokenizer = prepare_tokenizer(audio, model.text.vocab_size, optimiser.num_captions, run / "tokenizer", resume)
-    module = ClapTraining(model, optimiser, tokenizer, trainer.max_steps, seed)
+    trained = prepare_tokenizer(audio, model.text.vocab_size, tokenizer.num_captions, run / "tokenizer", resume)
+    module = ClapTraining(model, optimiser, trained, trainer.max_steps, seed)
     fit(module, audio, trainer, run, resume, [Export(run / "export")])
     logger.info("wrote %s", run / "export")
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig, LatentDataModule, TuningDataModule
-from data.latent_source import LatentIndex
-from data.latents import fingerprint
+from data.encoding import fingerprint
+from data.latent_folder import LatentIndex
 from models.checkpoint import SHIPPED_MODEL
 from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE
 from train.callbacks import Demos, Export
-from train.diffusion_training import DemoConfig, DiffusionOptimiserConfig, DiffusionTraining, NoiseConfig
+from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
+from train.optimisation import OptimiserConfig
 from train.trainer import TrainerConfig, fit, seed_run
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def main(
     *,
     model: TextToAudioConfig,
     noise: NoiseConfig,
-    optimiser: DiffusionOptimiserConfig,
+    conditioning: ConditioningConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
     demo: DemoConfig = DemoConfig(),  # noqa: B008
@@ -65,7 +67,8 @@ def main(
     Args:
         model: sizes of the U-Net and what conditions it.
         noise: noise levels.
-        optimiser: learning rate, dropout of conditions, EMA.
+        conditioning: what is left out of text and timing.
+        optimiser: of U-Net and conditioner, and their average.
         data: what is trained on; audio that is not pre-encoded is encoded as it comes, or with `init_from` a folder's
             once, before the start, to RUN/latents.
         trainer: length, devices, precision.
@@ -82,6 +85,8 @@ def main(
     """
     if optimiser.name == "muon" and trainer.strategy == "fsdp":
         raise UserError("optimiser.name muon needs whole matrices on every device: with strategy fsdp take adamw")
+    if init_from is None:
+        noise.check_queues(model.queues)
     seed_run(seed)
     if init_from is not None:
         network = TextToAudio.load(init_from)
@@ -93,7 +98,7 @@ def main(
     else:
         network = TextToAudio(model, VAE.load(vae), TextEncoder.load(text_encoder))
     network.unet.activation_checkpointing = activation_checkpointing
-    module = DiffusionTraining(network, noise, optimiser, demo, trainer.max_steps, seed)
+    module = DiffusionTraining(network, noise, conditioning, optimiser, demo, trainer.max_steps, seed)
     module.is_tuning = init_from is not None
     if compile:  # for one shape: with any number of tokens the compiled step of torch 2.11 fails on a CPU
         network.unet.compile(dynamic=False)

@@ -11,34 +11,33 @@ Source: Evans et al. 2024 (arXiv 2402.04825), section 3.4; Salimans & Ho 2022 (v
 
 import copy
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from data.latent_statistics import LatentMoments, warn_of_drift
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
-from models.checkpoint import load_weights
+from models.checkpoint import load_weights, without_weights
 from models.diffusion import add_noise, velocity
-from models.errors import UserError
-from models.meta import without_weights
+from models.errors import check_bounds
+from models.queue import QueueConfig
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet
 from models.vae import Posterior
-from train.ema import ema_of
 from train.gap import level_losses, prompt_share
-from train.muon import Muon
 from train.noise_levels import NoiseLevelConfig, crop, sample_noise_levels, splice
-from train.sharding import shard, whole_norm, whole_weights
+from train.optimisation import OptimiserConfig, ema_of
+from train.sharding import shard, whole_weights
 from train.trainer import step_generator, step_generators
+from train.training import Training
 
 VALIDATION_SEED = 1_234_567
 KNOWN_SHARE = 0.9
@@ -46,40 +45,20 @@ KNOWN_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionOptimiserConfig:
-    name: Literal["adamw", "muon"] = "adamw"
-    """The paper's AdamW, or Muon for matrices and kernels (`train.muon`): fewer, somewhat dearer steps."""
-    learning_rate: float = 4e-5
-    """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """AdamW's momentum terms."""
-    weight_decay: float = 1e-3
-    """Weight decay."""
-    warmup_steps: int = 1_000
-    """Steps over which the learning rate rises from 0."""
-    final_share: float = 1.0
-    """Learning rate at trainer.max_steps relative to the peak, reached on half a cosine; 1 = constant."""
-    gradient_clip: float = 1.0
-    """Largest gradient norm."""
-    ema_decay: float = 0.9999
-    """Decay of the averaged weights."""
-    condition_dropout: float = 0.1
-    """Share of clips whose text and timing become the learned null sequence (classifier-free guidance)."""
+class ConditioningConfig:
+    """Which part of what is known of a clip the network is told; shares of the clips."""
+
+    dropout: float = 0.1
+    """Share whose text and timing become the learned null sequence (classifier-free guidance)."""
     timing_dropout: float = 0.25
     """Share of crops from the inside of a piece whose timing becomes unknown, text kept: an endless stream's case."""
     padding_share: float = 0.0
     """Share of the clips whose length is told that show the silence behind their end, in the loss too: how timing ends
     a sound. From the others it is hidden. 1 is the paper's."""
-    finish_share: float = 0.0
-    """Share of the steps, the last ones, that is spent on `noise.finish` alone."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        if self.name not in ("adamw", "muon"):
-            raise UserError(f"optimiser.name must be adamw or muon, got {self.name!r}")
-        for name in ("condition_dropout", "timing_dropout", "padding_share", "final_share", "finish_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"optimiser.{name} must be between 0 and 1, got {getattr(self, name)}")
+        for name in ("dropout", "timing_dropout", "padding_share"):
+            check_bounds(f"conditioning.{name}", getattr(self, name), 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +77,22 @@ class DemoConfig:
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     mixture: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
-    """Noise levels of the training, and the queue that validation measures."""
+    """Noise levels of the training; the queues among them are `model.queues`."""
     finish: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
-    """Noise levels of the last steps, `optimiser.finish_share` of all."""
+    """Noise levels of the last steps, `finish_share` of all."""
+    finish_share: float = 0.0
+    """Share of the steps, the last ones, that is spent on `finish` alone."""
+
+    def __post_init__(self) -> None:
+        check_bounds("noise.finish_share", self.finish_share, 0, 1)
+
+    def check_queues(self, queues: Sequence[QueueConfig]) -> None:
+        """Refuse mixtures that weigh another number of queues than the model has."""
+        for mixture in (self.mixture, self.finish):
+            mixture.check_queues(queues)
 
 
-class DiffusionTraining(LightningModule):
+class DiffusionTraining(Training):
     """Lightning module; see the module's header."""
 
     num_samples: Tensor
@@ -113,12 +102,14 @@ class DiffusionTraining(LightningModule):
         self,
         model: TextToAudio,
         noise: NoiseConfig,
-        optimiser: DiffusionOptimiserConfig,
+        conditioning: ConditioningConfig,
+        optimiser: OptimiserConfig,
         demo: DemoConfig,
         num_steps: int,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(optimiser, num_steps, seed)
+        noise.check_queues(model.config.queues)
         self.model = model
         self.model.vae.requires_grad_(False)
         self.model.text_encoder.requires_grad_(False)
@@ -127,20 +118,18 @@ class DiffusionTraining(LightningModule):
         num_rows = model.conditioner.config.timing.max_seconds + 1
         self.register_buffer("num_samples", torch.zeros(num_rows, dtype=torch.long))
         self.noise = noise
-        self.optimiser = optimiser
+        self.conditioning = conditioning
         self.demo_config = demo
-        self.num_steps = num_steps
-        self.seed = seed
-        self.num_batches = 0
         self.is_sharded = False
         self.is_tuning = False
         self.num_tokens: int | None = None
         """Tokens that a training batch's conditioning is padded to; None: its own longest."""
 
-    @property
-    def completed_steps(self) -> int:
-        """Optimiser steps so far."""
-        return self.global_step
+    def averages(self) -> list[tuple[nn.Module, AveragedModel]]:
+        return [(self.model.unet, self.unet_ema), (self.model.conditioner, self.conditioner_ema)]
+
+    def buffers_of_a_step(self) -> list[Tensor]:
+        return [self.num_samples, *super().buffers_of_a_step()]
 
     def configure_model(self) -> None:
         """Under strategy fsdp: divide what is trained, and its average, among the devices."""
@@ -152,21 +141,6 @@ class DiffusionTraining(LightningModule):
         for conditioner in (self.model.conditioner, self.conditioner_ema.module):
             shard(conditioner, mesh, methods=("null", "drop"))
         self.is_sharded = True
-
-    def configure_optimizers(self) -> Any:
-        config, networks = self.optimiser, (self.model.unet, self.model.conditioner)
-        settings: dict[str, Any] = {
-            "lr": config.learning_rate,
-            "betas": config.betas,
-            "weight_decay": config.weight_decay,
-        }
-        if config.name == "muon":
-            optimiser = Muon(*networks, **settings)
-        else:
-            trained = [p for network in networks for p in network.parameters()]
-            optimiser = torch.optim.AdamW(trained, fused=True, **settings)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         if self.is_tuning and self.completed_steps == 0:
@@ -192,12 +166,13 @@ class DiffusionTraining(LightningModule):
         shared = step_generator(self.seed, self.num_batches)
         self.num_batches += 1
         latents, frame_mask = self._latents(batch, generators)
-        finishing = self.num_steps - self.completed_steps <= self.optimiser.finish_share * self.num_steps
+        finishing = self.num_steps - self.completed_steps <= self.noise.finish_share * self.num_steps
         levels = sample_noise_levels(
             latents.shape[-1],
             shared,
             generators,
             self.noise.finish if finishing else self.noise.mixture,
+            self.model.config.queues,
             rank=self.global_rank,
             num_ranks=self.trainer.world_size,
         )
@@ -220,9 +195,7 @@ class DiffusionTraining(LightningModule):
             with torch.autocast(self.device.type, enabled=False):
                 error = (prediction.float() - velocity(x, x_noise, x_t)).square().mean(dim=1)  # (rows, frames)
                 loss = loss + (error * counted[rows, :frames]).sum() / num_counted
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(latents))
-        self.log("train/loss", loss.detach(), batch_size=len(latents))
-        return loss
+        return self.finite_loss(loss)
 
     def _groups(self, window: Tensor, longest: int) -> list[tuple[Tensor, int]]:
         """Samples (their indices) that go through the network together, and the frames they need, of the longest.
@@ -234,31 +207,25 @@ class DiffusionTraining(LightningModule):
             return [(torch.arange(len(window)), longest)]
         return [((window == frames).nonzero()[:, 0], frames) for frames in window.unique().tolist()]
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimiser.gradient_clip)
-        self.log("train/gradient", whole_norm(norm))
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.unet_ema.update_parameters(self.model.unet)
-        self.conditioner_ema.update_parameters(self.model.conditioner)
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         generators = step_generators(VALIDATION_SEED, batch_idx, len(batch["prompt"]), self.global_rank)
         latents, frame_mask = self._latents(batch, generators)
         noise = draw_noise(generators, latents.shape[1], latents.shape[2], latents.device)
         conditioner, unet = cast(Conditioner, self.conditioner_ema.module), cast(UNet, self.unet_ema.module)
-        # What the queue shows, which clips of one level are compared with.
-        latents, noise, frame_mask = (
-            whole[..., : self.noise.mixture.queue_frames] for whole in (latents, noise, frame_mask)
-        )
-        prompted, unprompted = (
-            partial(unet, context=given.context, context_mask=given.context_mask, frame_mask=frame_mask)
-            for given in (self._condition(batch, conditioner), conditioner.null(len(latents)))
-        )
-        losses = level_losses(prompted, latents, noise, frame_mask.cpu(), self.noise.mixture)
-        losses["prompt"] = prompt_share(prompted, unprompted, latents, noise, frame_mask.cpu())
+        conditionings = self._condition(batch, conditioner), conditioner.null(len(latents))
+        losses: dict[str, Tensor] = {}
+        for index, queue in enumerate(self.model.config.queues):
+            # What this queue shows, which clips of one level are compared with.
+            x, x_noise, real = (whole[..., : queue.window_frames] for whole in (latents, noise, frame_mask))
+            prompted, unprompted = (
+                partial(unet, context=given.context, context_mask=given.context_mask, frame_mask=real)
+                for given in conditionings
+            )
+            of_queue = level_losses(prompted, x, x_noise, real.cpu(), queue)
+            if index == 0:
+                losses = of_queue | {"prompt": prompt_share(prompted, unprompted, x, x_noise, real.cpu())}
+            else:
+                losses[f"gap_{index}"] = of_queue["gap"]
         self.log_dict({f"val/{k}": v for k, v in losses.items()}, batch_size=len(latents), sync_dist=True)
         self.log("val_loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(latents), sync_dist=True)
 
@@ -283,12 +250,6 @@ class DiffusionTraining(LightningModule):
         model = self._averaged()
         if model is not None:
             model.save(folder)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["num_batches"] = self.num_batches
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.num_batches = checkpoint["num_batches"]
 
     def _averaged(self) -> TextToAudio | None:
         """The model with averaged weights; VAE and text encoder are shared. None where this process has no part in it.
@@ -343,10 +304,10 @@ class DiffusionTraining(LightningModule):
         self.num_samples.index_add_(0, total.nan_to_num(0.0).ceil().long(), (~total.isnan()).long())
         draws = torch.stack([torch.rand(3, generator=generator) for generator in generators], dim=1).to(total.device)
         is_inside = (begins >= 1) & (begins + window.to(begins) * frame_seconds <= total - 1)
-        is_unknown = is_inside & (draws[0] < self.optimiser.timing_dropout)
+        is_unknown = is_inside & (draws[0] < self.conditioning.timing_dropout)
         begins, total = (torch.where(is_unknown, torch.nan, seconds) for seconds in (begins, total))
-        is_dropped = draws[1] < self.optimiser.condition_dropout
-        shows_padding = (draws[2] < self.optimiser.padding_share) & ~is_dropped & ~total.isnan()
+        is_dropped = draws[1] < self.conditioning.dropout
+        shows_padding = (draws[2] < self.conditioning.padding_share) & ~is_dropped & ~total.isnan()
         conditioner = self.model.conditioner
         conditioning = conditioner(*self.model.text_encoder.encode(batch["prompt"]), begins, total)
         conditioning = conditioner.drop(conditioning, is_dropped)
@@ -359,12 +320,6 @@ class DiffusionTraining(LightningModule):
             torch.where(batch[key] > longest, torch.nan, batch[key]) for key in ("seconds_start", "seconds_total")
         )
         return start, total
-
-    def _learning_rate_factor(self, step: int) -> float:
-        config = self.optimiser
-        warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-        progress = min(1.0, step / self.num_steps)
-        return warmup * (config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def known_seconds(num_samples: Tensor) -> int:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.diffusion import add_noise, velocity
-from train.noise_levels import NoiseLevelConfig
+from models.queue import QueueConfig, queue_times
+from models.schedule import time_grid
 
 
 def level_losses(
@@ -18,9 +19,9 @@ def level_losses(
     latents: Tensor,
     noise: Tensor,
     frame_mask: Tensor,
-    queue: NoiseLevelConfig,
+    queue: QueueConfig,
 ) -> dict[str, Tensor]:
-    """Mean squared errors of v at the queue's levels.
+    """Mean squared errors of v at the levels of a queue, in the middle of a shift.
 
     Args:
         denoise: (x (batch, channels, frames), t (batch, frames)) -> v.
@@ -31,17 +32,17 @@ def level_losses(
         one-level clips, and "gap", the mean over slots of ramp / one level on the same frames.
     """
     batch, _, frames = latents.shape
-    slot = torch.div(torch.arange(frames) - queue.context_frames, queue.chunk_frames, rounding_mode="floor")
-    levels = (torch.arange(queue.num_chunks) + 0.5) / queue.num_chunks
-    ramp_t = torch.where(slot >= 0, levels[slot.clamp(0, queue.num_chunks - 1)], 0.0)
+    queued = queue_times(time_grid(queue.num_steps), queue, call=queue.steps_per_shift // 2)
+    ramp_t = torch.cat((torch.zeros(queue.context_frames), queued))[:frames]
     ramp_error = _error(denoise, latents, noise, ramp_t.expand(batch, -1))
     losses: dict[str, Tensor] = {}
     gaps, one_level = [], []
-    for index, level in enumerate(levels.tolist()):
+    for slot, level in enumerate(queued[:: queue.chunk_frames].tolist()):
         error = _error(denoise, latents, noise, torch.full((batch, frames), level))
         one_level.append((error * frame_mask).sum() / frame_mask.sum())
         losses[f"one_level/t{level:.2f}"] = one_level[-1]
-        here = (slot == index) & frame_mask
+        first = queue.context_frames + slot * queue.chunk_frames
+        here = frame_mask & (torch.arange(frames) >= first) & (torch.arange(frames) < first + queue.chunk_frames)
         if here.any():
             ramp = ramp_error[here].mean()
             losses[f"ramp/t{level:.2f}"] = ramp

@@ -21,19 +21,10 @@ from torch import Tensor, nn
 
 from models.errors import UserError
 from models.spectrum import power_spectrum
-from models.vae_bands import LONG_WINDOW, TonePower
 
 LEFT_RIGHT_WEIGHT = 0.5
 BLOCK = 128
 """Samples that are filtered at once."""
-NEIGHBOURHOOD = 25
-"""Quarter tones, half an octave to either side, that a tone has to stand out from."""
-PROMINENCE = 16.0
-"""Power of a tone relative to the median of its neighbourhood; of noise one quarter tone in 65,000 has so much."""
-FAINTEST_TONE = 1e-5
-"""Power below which a tone is none, -50 dBFS."""
-TINY_POWER = 1e-9
-"""Added to a tone's power before the logarithm; far below the faintest tone, so that one that is off has a gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,52 +155,6 @@ def filter_audio(audio: Tensor, blocks: Tensor) -> Tensor:
     samples = audio.shape[-1]
     padded = F.pad(audio, (reach // 2, reach - reach // 2 + -samples % BLOCK))
     return (padded.unfold(-1, len(blocks), BLOCK) @ blocks).flatten(2)[..., :samples]
-
-
-class ToneLoss(nn.Module):
-    """Distance between the decoder's tones and the tones there are: a teacher for `models.vae_bands`.
-
-    A tone is a peak among the quarter tones' powers that stands far above the half octave on both sides of it. In a
-    spectrogram a missing tone is a few bins of thousands, and a tone that is almost off hardly has a gradient through
-    its gain; here it has, since gains are compared in dB.
-
-    Args:
-        hop_length: of the latents.
-    """
-
-    def __init__(self, hop_length: int, sample_rate: int) -> None:
-        super().__init__()
-        self.power = TonePower(hop_length, sample_rate)
-
-    def forward(self, amplitudes: Tensor, audio: Tensor) -> Tensor:
-        """Mean squared log ratio (of amplitudes) over tones and frames.
-
-        Args:
-            amplitudes: of the decoder's tones, (batch, channels, tones, frames).
-            audio: the target, (batch, channels, frames * hop_length).
-
-        Raises:
-            UserError: there are at most 8 frames, of which no window would be full.
-        """
-        if amplitudes.shape[-1] <= LONG_WINDOW:
-            raise ValueError(f"tones need crops of more than {LONG_WINDOW} frames, got {amplitudes.shape[-1]}")
-        wanted = tone_peaks(self.power(audio.float()).unflatten(1, amplitudes.shape[1:3]))
-        ratio = (amplitudes.float().square() + TINY_POWER).log() - wanted.clamp_min(FAINTEST_TONE).log()
-        is_on = wanted > FAINTEST_TONE
-        error = torch.where(is_on, ratio, ratio.clamp_min(0))  # where there is none, any faint one will do
-        inside = slice(LONG_WINDOW // 2, -(LONG_WINDOW // 2))  # at both ends the windows are not full
-        return (0.5 * error[..., inside]).square().mean()
-
-
-def tone_peaks(power: Tensor) -> Tensor:
-    """Power at quarter tones (batch, channels, tones, frames), 0 where there is no tone but noise or a tone's flank."""
-    reach = NEIGHBOURHOOD // 2
-    padded = F.pad(power.transpose(2, 3).flatten(0, 1), (reach, reach), mode="replicate")
-    around = padded.unfold(-1, NEIGHBOURHOOD, 1).unflatten(0, power.shape[:2])  # (..., frames, tones, neighbourhood)
-    middle = around[..., reach]
-    highest = middle >= around[..., reach - 1 : reach + 2].amax(dim=-1)
-    stands_out = middle > PROMINENCE * around.median(dim=-1).values
-    return (middle * (highest & stands_out)).transpose(2, 3)
 
 
 def waveform_loss(prediction: Tensor, target: Tensor, floor: float = 3e-2) -> Tensor:

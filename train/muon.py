@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.errors import UserError
+
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the quintic x -> a x + b x^3 + c x^5, which Jordan et al. chose: singular values go to 0.7 to 1.2."""
 NUM_ITERATIONS = 5
@@ -41,9 +43,14 @@ class Muon(torch.optim.AdamW):
     Several processes share the matrices out: each orthogonalises some, and one sum brings them together. The gradients
     must be whole and alike on all of them (DDP, not FSDP). A step takes the matrices' gradients away.
 
+    torch.optim.Muon moves a Linear alike (tests), but refuses kernels of three dimensions and does not share the work.
+
     Args:
         networks: what is trained.
         momentum: of the matrices; the gradient's weight in Nesterov's look-ahead is 1.
+
+    Raises:
+        UserError: there are no matrices, as where weight norm computes them.
     """
 
     def __init__(
@@ -55,7 +62,10 @@ class Muon(torch.optim.AdamW):
         momentum: float = 0.95,
     ) -> None:
         layers = [layer for network in networks for layer in network.modules()]
-        matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv1d | nn.ConvTranspose1d)]
+        weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv1d | nn.ConvTranspose1d)]
+        matrices = [weight for weight in weights if isinstance(weight, nn.Parameter)]  # not what weight norm computes
+        if not matrices:
+            raise UserError("optimiser.name muon: this network has no weights that it could move, take adamw")
         is_matrix = {id(weight) for weight in matrices}
         rest = [p for network in networks for p in network.parameters() if id(p) not in is_matrix]
         super().__init__([{"params": rest}], lr=lr, betas=betas, weight_decay=weight_decay)

@@ -3,12 +3,13 @@
 Each sample of a batch draws one kind of noise:
 
     uniform      one t for the clip, stratified over the batch and the ranks (the paper's training)
-    ramp         context frames, then a queue of chunks, each noisier than the one before, at a random phase
+    ramp         context frames, then a queue of chunks, each noisier than the one before, before any call of a shift
     preroll      the same queue while it fills, from nothing or from pure noise, or drains towards an ending
     independent  one t per chunk, sorted or not
 
-Chunk j = 0 ... N - 1 of a queue at phase d in (0, 1] stands at g((j + d) / N), g the identity or a curved warp: d = 1
-just after a shift, d = 1/s before the last of s calls. Context frames get one t in (0, context_max_t) and no loss.
+Queues are those that the model is to be played with (`models.queue`), one drawn for each sample; their noise times are
+`queue_times` of an even or curved grid, which the player uses too. Context frames get one t in (0, context_max_t) and
+no loss.
 
 A sample with a queue is as long as the queue is in generation, or as the crop where that is shorter; one with one
 level is the whole crop.
@@ -28,8 +29,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from models.errors import UserError
-from models.schedule import Focus, warp
+from models.errors import UserError, check_bounds
+from models.queue import QueueConfig, queue_times
+from models.schedule import Focus, time_grid
 
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 KINDS = ("uniform", "ramp", "preroll", "independent")
@@ -37,7 +39,7 @@ KINDS = ("uniform", "ramp", "preroll", "independent")
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseLevelConfig:
-    """The mixture and the queue it trains for."""
+    """The mixture, of whatever queues the model has."""
 
     uniform: float = 0.45
     """Share of samples with one level per clip; 1 is the paper's training. The shares are weights: any sum works."""
@@ -49,18 +51,12 @@ class NoiseLevelConfig:
     """Share of samples with a level of its own for each chunk; half of them sorted, clean to noise."""
     shift: float = 1.0
     """How far the one level of a clip, and the filling of a queue, lean towards noise; 1: evenly spread (`shift`)."""
-    context_frames: int = 32
-    """Finished frames in front of the queue (K)."""
-    num_chunks: int = 10
-    """Chunks in the queue (N)."""
-    chunk_frames: int = 16
-    """Frames of a chunk (c); a multiple of the U-Net's time stride gives each coarse cell one level."""
+    queue_weights: tuple[float, ...] = ()
+    """How often each of the model's queues is drawn, relative to each other; none: all alike."""
     context_max_t: float = 0.05
     """Largest noise time of the context frames."""
     splice: float = 0.1
     """Share of the queues (ramp, preroll) in front of which another clip stands."""
-    micro_steps: int = 0
-    """Network calls per shift of the deployed queue (s), to train on exactly its phases; 0 for any phase."""
     focuses: tuple[Focus, ...] = ("equal", "initial", "middle", "last")
     """Curves of the ramp, one drawn per sample; ("equal",) for none."""
     max_factor: float = 3.0
@@ -68,32 +64,36 @@ class NoiseLevelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "focuses", tuple(self.focuses))
-        shares = self.shares
-        if min(shares) < 0 or sum(shares) <= 0:
-            raise UserError(f"shares must not be negative and not all 0, got {dict(zip(KINDS, shares, strict=True))}")
-        if self.context_frames < 0 or self.num_chunks < 1 or self.chunk_frames < 1 or self.micro_steps < 0:
+        object.__setattr__(self, "queue_weights", tuple(self.queue_weights))
+        for name in KINDS:
+            check_bounds(f"noise: {name}", getattr(self, name), 0, 1e6)
+        if sum(self.shares) <= 0:
+            raise UserError(f"noise: at least one of {', '.join(KINDS)} must be above 0")
+        for weight in self.queue_weights:
+            check_bounds("noise: queue_weights", weight, 0, 1e6)
+        check_bounds("noise: context_max_t", self.context_max_t, 0, 0.99)
+        check_bounds("noise: shift", self.shift, 1, 1e9)
+        check_bounds("noise: splice", self.splice, 0, 1)
+        check_bounds("noise: max_factor", self.max_factor, 1, 100)
+        if not self.focuses:
+            raise UserError("noise: focuses must name at least one curve, equal for none")
+
+    def check_queues(self, queues: Sequence[QueueConfig]) -> None:
+        """Refuse weights that are not one for each queue.
+
+        Raises:
+            UserError: they are not, or all are 0.
+        """
+        if self.queue_weights and (len(self.queue_weights) != len(queues) or sum(self.queue_weights) <= 0):
             raise UserError(
-                "needs context_frames >= 0, num_chunks >= 1, chunk_frames >= 1 and micro_steps >= 0, got "
-                f"{self.context_frames}, {self.num_chunks}, {self.chunk_frames} and {self.micro_steps}"
+                f"noise: queue_weights must be one for each of the {len(queues)} model.queues, not all 0, "
+                f"got {self.queue_weights}"
             )
-        if not 0 <= self.context_max_t < 1:
-            raise UserError(f"context_max_t must be in [0, 1), got {self.context_max_t}")
-        if self.shift < 1:
-            raise UserError(f"shift must be at least 1, got {self.shift:g}")
-        if not 0 <= self.splice <= 1:
-            raise UserError(f"splice must be in [0, 1], got {self.splice}")
-        if not self.focuses or self.max_factor < 1:
-            raise UserError(f"needs a focus and max_factor >= 1, got {self.focuses} and {self.max_factor}")
 
     @property
     def shares(self) -> tuple[float, ...]:
         """Weights of the mixture in the order of `KINDS`."""
         return (self.uniform, self.ramp, self.preroll, self.independent)
-
-    @property
-    def queue_frames(self) -> int:
-        """Frames that the network sees of the full queue: context and chunks."""
-        return self.context_frames + self.num_chunks * self.chunk_frames
 
 
 class NoiseLevels(NamedTuple):
@@ -119,6 +119,7 @@ def sample_noise_levels(
     shared: Generator,
     generators: Sequence[Generator],
     config: NoiseLevelConfig,
+    queues: Sequence[QueueConfig],
     *,
     rank: int = 0,
     num_ranks: int = 1,
@@ -132,6 +133,7 @@ def sample_noise_levels(
         frames: length of the crops.
         shared: draws what concerns the global batch; in the same state on every rank.
         generators: one for each sample of this rank.
+        queues: those of the model.
         rank, num_ranks: this process among those that share the step.
     """
     batch = len(generators)
@@ -142,24 +144,16 @@ def sample_noise_levels(
     mine = slice(rank * batch, (rank + 1) * batch)
     kind, uniform_t, is_uniform = kind[mine], uniform_t[mine], is_uniform[mine]
     t = uniform_t[:, None].repeat(1, frames)
-    window = torch.where(is_uniform, frames, min(frames, config.queue_frames))
-    present = torch.arange(frames) < window[:, None]
-    loss_mask = present.clone()
+    window = torch.full((batch,), frames)
+    loss_mask = torch.ones(batch, frames, dtype=torch.bool)
+    present = loss_mask.clone()
     cut = torch.zeros(batch, dtype=torch.long)
-    for index, generator in enumerate(generators):
-        name, length = KINDS[int(kind[index])], int(window[index])
-        if name == "independent":
-            t[index, :length] = _independent_levels(length, config, generator)
-        elif name != "uniform":
-            draw_queue = _draw_ramp if name == "ramp" else _draw_preroll
-            queue = draw_queue(length, config, generator)
-            t[index, :length], loss_mask[index, :length], present[index, :length] = _queue_times(
-                length, queue, config, generator
-            )
-            if _uniform(generator) < config.splice:
-                first_border = queue.first_frame % config.chunk_frames or config.chunk_frames
-                borders = range(first_border, int(present[index].sum()), config.chunk_frames)
-                cut[index] = borders[_integer(0, len(borders) - 1, generator)] if borders else 0
+    for index in (~is_uniform).nonzero()[:, 0].tolist():
+        queue = _draw_queue(queues, config, generators[index])
+        window[index] = length = min(frames, queue.window_frames)
+        present[index, length:] = False
+        sample = _draw_sample(KINDS[int(kind[index])], length, queue, config, generators[index])
+        t[index, :length], loss_mask[index, :length], present[index, :length], cut[index] = sample
     loss_mask &= present & (torch.arange(frames) >= cut[:, None])
     return NoiseLevels(t, loss_mask, present, window, kind, cut)
 
@@ -216,61 +210,85 @@ def splice(latents: Tensor, frame_mask: Tensor, cut: Tensor) -> tuple[Tensor, Te
     return latents, torch.where(replaced, frame_mask[neighbour], frame_mask)
 
 
-class _Queue(NamedTuple):
+class _Place(NamedTuple):
     """Where a queue stands in the training window."""
 
     first_frame: int
     """Frame at which chunk 0 begins; those before are context, and a negative one cuts chunks off."""
-    lag: int
-    """Slots by which the queue is behind a full one: chunk j stands where chunk j + lag would."""
+    lag: int = 0
+    """Chunks that are missing in front of a filling queue."""
     is_growing: bool = False
     """Whether chunks join one by one, as `infer.fifo` starts, rather than wait in the window as pure noise."""
 
 
-def _draw_ramp(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
+def _draw_queue(queues: Sequence[QueueConfig], config: NoiseLevelConfig, generator: Generator) -> QueueConfig:
+    """Draw one of the model's queues."""
+    if len(queues) == 1:
+        return queues[0]
+    weights = torch.tensor(config.queue_weights or (1.0,) * len(queues))
+    return queues[int(torch.multinomial(weights, 1, generator=generator))]
+
+
+def _draw_sample(
+    kind: str, frames: int, queue: QueueConfig, config: NoiseLevelConfig, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return t, loss mask and presence, each (frames,), and the cut, of a sample of a kind that shows a queue."""
+    if kind == "independent":
+        everywhere = torch.ones(frames, dtype=torch.bool)
+        return _independent_levels(frames, queue, generator), everywhere, everywhere, 0
+    is_full = kind == "ramp"
+    place = _draw_ramp(frames, queue, generator) if is_full else _draw_preroll(frames, queue, config, generator)
+    t, loss_mask, present = _window_times(frames, queue, place, config, generator)
+    if _uniform(generator) >= config.splice:
+        return t, loss_mask, present, 0
+    first_border = place.first_frame % queue.chunk_frames or queue.chunk_frames
+    borders = range(first_border, int(present.sum()), queue.chunk_frames)
+    return t, loss_mask, present, borders[_integer(0, len(borders) - 1, generator)] if borders else 0
+
+
+def _draw_ramp(frames: int, queue: QueueConfig, generator: Generator) -> _Place:
     """Place a full queue; a window that is shorter shows a part of it."""
-    hidden = (config.queue_frames - frames) // config.chunk_frames  # whole chunks, so that the stride's phase stays
-    return _Queue(config.context_frames - _integer(0, hidden, generator) * config.chunk_frames, lag=0)
+    hidden = (queue.window_frames - frames) // queue.chunk_frames  # whole chunks, so that the stride's phase stays
+    return _Place(queue.context_frames - _integer(0, hidden, generator) * queue.chunk_frames)
 
 
-def _draw_preroll(frames: int, config: NoiseLevelConfig, generator: Generator) -> _Queue:
+def _draw_preroll(frames: int, queue: QueueConfig, config: NoiseLevelConfig, generator: Generator) -> _Place:
     """Draw a queue that fills, after no context or some, or one that drains at the window's end."""
     if _integer(0, 1, generator):
         chunks_of_context = _integer(0, 1, generator) * _integer(
-            0, config.context_frames // config.chunk_frames, generator
+            0, queue.context_frames // queue.chunk_frames, generator
         )
-        place = shift(torch.rand((), generator=generator), config.shift)  # may round to 1
-        lag = min(int(config.num_chunks * place), config.num_chunks - 1)
+        share = shift(torch.rand((), generator=generator), config.shift)  # may round to 1
+        lag = min(int(queue.num_chunks * share), queue.num_chunks - 1)
         is_growing = bool(_integer(0, 1, generator))
-        return _Queue(chunks_of_context * config.chunk_frames, lag, is_growing)
-    chunks_left = _integer(1, min(config.num_chunks, max(1, frames // config.chunk_frames)), generator)
-    return _Queue(max(0, frames - chunks_left * config.chunk_frames), lag=0)
+        return _Place(chunks_of_context * queue.chunk_frames, lag, is_growing)
+    chunks_left = _integer(1, min(queue.num_chunks, max(1, frames // queue.chunk_frames)), generator)
+    return _Place(max(0, frames - chunks_left * queue.chunk_frames))
 
 
-def _queue_times(
-    frames: int, queue: _Queue, config: NoiseLevelConfig, generator: Generator
+def _window_times(
+    frames: int, queue: QueueConfig, place: _Place, config: NoiseLevelConfig, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return t, loss mask and presence, each (frames,), of a queue at a random phase and curve."""
-    phase = 1 - _uniform(generator)  # (0, 1]
-    if config.micro_steps:
-        phase = _integer(1, config.micro_steps, generator) / config.micro_steps
+    """Return t, loss mask and presence, each (frames,), of a queue before one of its calls and on one curve."""
+    call = _integer(0, queue.steps_per_shift - 1, generator)
     focus = config.focuses[_integer(0, len(config.focuses) - 1, generator)]
     factor = 1 + (config.max_factor - 1) * _uniform(generator)
-    chunk = torch.div(torch.arange(frames) - queue.first_frame, config.chunk_frames, rounding_mode="floor")
-    position = ((chunk + queue.lag + phase) / config.num_chunks).clamp(0, 1)
-    in_queue = chunk >= 0
     context_t = config.context_max_t * _uniform(generator)
-    t = torch.where(in_queue, warp(position, focus, factor), context_t)
-    has_joined = chunk + queue.lag < config.num_chunks
-    return t, in_queue, has_joined if queue.is_growing else torch.ones_like(has_joined)
+    first = place.first_frame
+    num_chunks = max(0, -(-(frames - first) // queue.chunk_frames))  # that fill the window
+    times = queue_times(time_grid(queue.num_steps, focus, factor), queue, call, place.lag, num_chunks)
+    t = torch.cat((torch.full((max(first, 0),), context_t), times[max(-first, 0) :]))[:frames]
+    frame = torch.arange(frames) - first
+    present = frame < (queue.num_chunks - place.lag) * queue.chunk_frames
+    return t, frame >= 0, present if place.is_growing else torch.ones_like(present)
 
 
-def _independent_levels(frames: int, config: NoiseLevelConfig, generator: Generator) -> Tensor:
+def _independent_levels(frames: int, queue: QueueConfig, generator: Generator) -> Tensor:
     """Return one uniform t per chunk, (frames,), sorted half of the time."""
-    t = torch.rand(-(-frames // config.chunk_frames), generator=generator)
+    t = torch.rand(-(-frames // queue.chunk_frames), generator=generator)
     if _integer(0, 1, generator):
         t = t.sort().values
-    return t.repeat_interleave(config.chunk_frames)[:frames]
+    return t.repeat_interleave(queue.chunk_frames)[:frames]
 
 
 def _sample_kinds(batch: int, config: NoiseLevelConfig, generator: Generator) -> Tensor:

@@ -12,9 +12,11 @@ from data.datamodule import AudioDataModule, DataConfig
 from models.discriminator import DiscriminatorConfig
 from models.errors import UserError
 from models.vae import VAE, VAEConfig
+from train.band_losses import ToneLossConfig, vae_training
 from train.callbacks import Demos, Export
+from train.optimisation import OptimiserConfig
 from train.trainer import TrainerConfig, fit, seed_run
-from train.vae_training import Part, VAELossConfig, VAEOptimiserConfig, VAETraining
+from train.vae_training import Part, VAELossConfig, VAEStagesConfig, VAETraining
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +49,11 @@ def main(
     model: VAEConfig,
     discriminator: DiscriminatorConfig,
     loss: VAELossConfig,
-    optimiser: VAEOptimiserConfig,
+    stages: VAEStagesConfig,
+    optimiser: OptimiserConfig,
     data: DataConfig,
     trainer: TrainerConfig,
+    tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
     init_from: Path | None = None,
     train: Part | None = None,
     run: Path = Path("runs/vae"),
@@ -66,9 +70,11 @@ def main(
         model: the autoencoder's sizes.
         discriminator: the discriminators' sizes.
         loss: terms and weights.
-        optimiser: learning rates and stages.
+        stages: when the encoder is frozen and the discriminator joins.
+        optimiser: of both networks, each with its own.
         data: what is trained on.
         trainer: length, devices, precision.
+        tones: what kind "bands" needs besides.
         init_from: checkpoint folder of a trained autoencoder to go on from; its sizes replace `model`.
         train: with init_from, what is trained: the decoder, all (latents and statistics then become new ones), or the
             tones of kind "bands", on the tones' term alone and without decoding.
@@ -83,7 +89,17 @@ def main(
     seed_run(seed)
     vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)
     check_settings(vae.config, discriminator, data, trainer)
-    module = VAETraining(vae, discriminator, loss, optimiser, seed, part=part)
+    module = vae_training(
+        tones,
+        vae=vae,
+        discriminator=discriminator,
+        loss=loss,
+        stages=stages,
+        optimiser=optimiser,
+        num_steps=trainer.max_steps,
+        seed=seed,
+        part=part,
+    )
     if compile:
         compile_networks(module)
     callbacks = [Demos(run / "demos", vae.config.sample_rate), Export(run / "export")]

@@ -7,34 +7,39 @@ validated and exported.
 Source: Evans et al. 2024 (arXiv 2402.04825), section 3.1 and appendix.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from data.latent_statistics import latent_moments, raw_statistics, warn_of_drift
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 from models.vae import VAE, Posterior
-from models.vae_bands import tone_amplitudes, tones_of
-from train.bad_steps import BadSteps
-from train.ema import ema_of
 from train.losses import (
     SpectralLoss,
     SpectralLossConfig,
-    ToneLoss,
     discriminator_loss,
     feature_matching_loss,
     generator_loss,
     waveform_loss,
 )
+from train.optimisation import (
+    OptimiserConfig,
+    clip_or_drop,
+    ema_of,
+    finite_or_nan,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+)
 from train.trainer import step_generators
+from train.training import Training
 
 NUM_DEMOS = 4
 Part = Literal["decoder", "all", "tones"]
@@ -50,8 +55,6 @@ class VAELossConfig:
     """Weight of the log-mel term, if the spectral loss has one."""
     waveform_weight: float = 0.0
     """Weight of the squared error relative to the target's energy."""
-    tone_weight: float = 0.0
-    """Weight of the distance between tones, for an autoencoder of kind "bands"."""
     kl_weight: float = 1e-4
     """Weight of the divergence from N(0, 1), summed over channels."""
     adversarial_weight: float = 0.1
@@ -59,104 +62,98 @@ class VAELossConfig:
     feature_matching_weight: float = 5.0
     """Weight of the feature matching loss."""
 
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if name.endswith("_weight"):
+                check_bounds(f"loss.{name}", weight, 0, 1e6)
+
 
 @dataclass(frozen=True, kw_only=True)
-class VAEOptimiserConfig:
-    learning_rate: float = 1e-4
-    """Peak learning rate of both networks."""
-    betas: tuple[float, float] = (0.8, 0.99)
-    """AdamW's momentum terms."""
-    decay_per_step: float = 0.999996
-    """Factor on the learning rate each step."""
-    warmup_steps: int = 1_000
-    """Steps over which the learning rate rises from 0."""
-    gradient_clip: float = 1.0
-    """Largest gradient norm of either network."""
-    ema_decay: float = 0.9999
-    """Decay of the averaged weights."""
+class VAEStagesConfig:
+    """When what begins, in optimiser steps."""
+
     joint_steps: int = 460_000
     """Steps of the first stage; then the encoder is frozen."""
     adversarial_start: int = 10_000
     """Step at which the adversarial terms begin."""
-    tone_steps: int = 8
-    """Optimiser steps on each batch of `--train tones`."""
+
+    def __post_init__(self) -> None:
+        check_bounds("stages.joint_steps", self.joint_steps, 0, 10**12)
+        check_bounds("stages.adversarial_start", self.adversarial_start, 0, 10**12)
 
 
-class VAETraining(LightningModule):
+class VAETraining(Training):
     """Lightning module of both stages; see the module's header."""
 
     def __init__(
         self,
+        *,
         vae: VAE,
         discriminator: DiscriminatorConfig,
         loss: VAELossConfig,
-        optimiser: VAEOptimiserConfig,
+        stages: VAEStagesConfig,
+        optimiser: OptimiserConfig,
+        num_steps: int,
         seed: int,
         part: Part = "all",
     ) -> None:
         """Train a VAE.
 
         Args:
+            num_steps: optimiser steps of the whole run.
+            seed: of the draws from the posterior and of the decoder's noise.
             part: what is trained. But for "all" the VAE comes trained: its encoder and its latents' statistics stay as
                 they are.
         """
-        super().__init__()
+        super().__init__(optimiser, num_steps, seed)
         self.automatic_optimization = False
         self.vae = vae.add_weight_norm()
         self.discriminator = Discriminator(discriminator)
         self.spectral_loss = SpectralLoss(loss.spectral, vae.config.sample_rate, vae.config.audio_channels)
-        if loss.tone_weight and vae.config.bands is None:
-            raise UserError('loss.tone_weight is for autoencoders of kind "bands"; this one has no tones: set it to 0')
-        if part == "tones":
-            if not loss.tone_weight:
-                raise UserError("--train tones needs a loss.tone_weight above 0")
-            vae.requires_grad_(False)
-            tones_of(vae.decoder).requires_grad_(True)
-        self.tone_loss = ToneLoss(vae.hop_length, vae.config.sample_rate) if loss.tone_weight else None
         self.vae_ema = ema_of(self.vae, optimiser.ema_decay)
         self.loss = loss
-        self.optimiser = optimiser
-        self.seed = seed
+        self.stages = stages
         self.part = part
-        self.completed_steps = 0
-        self.bad_steps = BadSteps()
+        self._found: list[str] = []
+        """What was not finite in the present step."""
+
+    def averages(self) -> list[tuple[nn.Module, AveragedModel]]:
+        return [(self.vae, self.vae_ema)]
 
     @property
     def encoder_frozen(self) -> bool:
         """Whether the second stage has begun."""
-        return self.part != "all" or self.completed_steps >= self.optimiser.joint_steps
+        return self.part != "all" or self.completed_steps >= self.stages.joint_steps
 
     @property
     def adversarial(self) -> bool:
         """Whether the adversarial terms are on."""
-        return self.completed_steps >= self.optimiser.adversarial_start
+        return self.completed_steps >= self.stages.adversarial_start
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        settings: dict[str, Any] = {"lr": self.optimiser.learning_rate, "betas": self.optimiser.betas, "fused": True}
-        return [
-            torch.optim.AdamW(self.vae.parameters(), **settings),
-            torch.optim.AdamW(self.discriminator.parameters(), **settings),
-        ]
+        return [make_optimiser(self.optimiser, network) for network in (self.vae, self.discriminator)]
 
     def on_train_start(self) -> None:
         if self.part != "all" and self.completed_steps == 0 and self.trainer.is_global_zero:
             self._compare_latents()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        rate = learning_rate(self.optimiser, self.completed_steps, self.num_steps)
+        for optimiser in cast(list[LightningOptimizer], self.optimizers()):
+            set_learning_rate(optimiser, rate)
+        self.optimise(batch)
+        self.end_step(rate, self._found)
+        self._found.clear()
+
+    def optimise(self, batch: dict[str, Any]) -> None:
+        """Update the networks by one batch."""
         optimisers = cast(list[LightningOptimizer], self.optimizers())
-        self._set_learning_rate(optimisers)
         audio = self.vae.from_stereo(batch["audio"])
-        if self.part == "tones":
-            self._tone_step(optimisers[0], audio)
-        else:
-            reconstruction, posterior, latents = self._reconstruct(audio)
-            with torch.autocast(self.device.type, enabled=False):
-                if self.adversarial:
-                    self._discriminator_step(optimisers[1], audio, reconstruction.detach().float())
-                self._generator_step(optimisers[0], audio, reconstruction.float(), posterior, latents)
-        self.log("train/bad_steps", float(self.bad_steps.total), batch_size=1)
-        self.bad_steps.end_step(self.completed_steps)
-        self.completed_steps += 1
+        reconstruction, posterior, latents = self._reconstruct(audio)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.adversarial:
+                self._discriminator_step(optimisers[1], audio, reconstruction.detach().float())
+            self._generator_step(optimisers[0], audio, reconstruction.float(), posterior, latents)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         vae = cast(VAE, self.vae_ema.module)
@@ -191,17 +188,16 @@ class VAETraining(LightningModule):
         vae.save(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["completed_steps"] = self.completed_steps
+        super().on_save_checkpoint(checkpoint)
         checkpoint["part"] = self.part
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        part = checkpoint.get("part", "all")
-        if part != self.part:
+        if checkpoint["part"] != self.part:
             raise UserError(
-                f"the checkpoint was trained with part {part!r} of the autoencoder, this run trains {self.part!r}: "
-                "give the same --init_from and --train to go on"
+                f"the checkpoint was trained with part {checkpoint['part']!r} of the autoencoder, this run trains "
+                f"{self.part!r}: give the same --init_from and --train to go on"
             )
-        self.completed_steps = checkpoint["completed_steps"]
+        super().on_load_checkpoint(checkpoint)
 
     def _validation_audio(self) -> Iterator[Tensor]:
         """Batches of validation audio (batch, audio_channels, samples)."""
@@ -229,25 +225,13 @@ class VAETraining(LightningModule):
             torch.manual_seed(generators[0].initial_seed())
             return self.vae.decoder(latents)[..., : audio.shape[-1]], posterior, latents
 
-    def _tone_step(self, optimiser: LightningOptimizer, audio: Tensor) -> None:
-        """Several steps of the tones' branch on one batch, with other latents each: encoding is what takes the time."""
-        assert self.tone_loss is not None
-        posterior, generators = self._encode(audio)
-        for _ in range(self.optimiser.tone_steps):
-            terms = {"tones": self.tone_loss(tone_amplitudes(self.vae.decoder, posterior.sample(generators)), audio)}
-            self._optimise(optimiser, self._weight("tones") * terms["tones"], self.vae, "generator", terms)
-            self.vae_ema.update_parameters(self.vae)
-
     def _reconstruction_terms(
         self, vae: VAE, audio: Tensor, reconstruction: Tensor, posterior: Posterior, latents: Tensor
     ) -> dict[str, Tensor]:
-        terms = self.spectral_loss(reconstruction, audio) | {
+        return self.spectral_loss(reconstruction, audio) | {
             "waveform": waveform_loss(reconstruction, audio),
             "kl": Posterior(posterior.mean.float(), posterior.std.float()).kl(),
         }
-        if self.tone_loss is not None:
-            terms["tones"] = self.tone_loss(tone_amplitudes(vae.decoder, latents), audio)
-        return terms
 
     def _generator_step(
         self,
@@ -267,52 +251,41 @@ class VAETraining(LightningModule):
                 "adv/generator": generator_loss(fake),
                 "adv/feature_matching": feature_matching_loss(real_features, fake_features),
             }
-        weights = {name: self._weight(name) for name in terms}
+        weights = self._weights()
         total = sum(weights[name] * value for name, value in terms.items())
-        self.log_dict({f"weight/{name}": weight for name, weight in weights.items()}, batch_size=1)
-        self._optimise(optimiser, cast(Tensor, total), self.vae, "generator", terms)
+        self.log_dict({f"weight/{name}": weights[name] for name in terms}, batch_size=1)
+        if self._optimise(optimiser, cast(Tensor, total), self.vae, "generator", terms):
+            self.update_averages()
         self.discriminator.requires_grad_(True)
-        self.vae_ema.update_parameters(self.vae)
 
     def _discriminator_step(self, optimiser: LightningOptimizer, real: Tensor, fake: Tensor) -> None:
         loss = discriminator_loss(self.discriminator(real)[0], self.discriminator(fake)[0])
         self._optimise(optimiser, loss, self.discriminator, "discriminator", {"adv/discriminator": loss})
 
-    def _weight(self, name: str) -> float:
-        weights = {
+    def _weights(self) -> dict[str, float]:
+        return {
             "stft/convergence": self.loss.stft_weight,
             "stft/log_magnitude": self.loss.stft_weight,
             "stft/mel": self.loss.mel_weight,
             "waveform": self.loss.waveform_weight,
-            "tones": self.loss.tone_weight,
             "kl": 0.0 if self.encoder_frozen else self.loss.kl_weight,
             "adv/generator": self.loss.adversarial_weight,
             "adv/feature_matching": self.loss.feature_matching_weight,
         }
-        return weights[name]
 
     def _optimise(
         self, optimiser: LightningOptimizer, loss: Tensor, network: nn.Module, name: str, terms: dict[str, Tensor]
-    ) -> None:
-        """One clipped step; a step whose loss or gradient is not finite is skipped and counted."""
+    ) -> bool:
+        """Take one clipped step, and return True; or none, if a loss or gradient is not finite."""
         optimiser.zero_grad()
-        # A loss that is not finite makes every gradient so, on all ranks once they are averaged: all of them skip.
-        self.manual_backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan))
-        norm = nn.utils.clip_grad_norm_(network.parameters(), self.optimiser.gradient_clip)
-        if torch.isfinite(norm):
-            optimiser.step()
-        else:
-            self.bad_steps.add(name, terms)
+        self.manual_backward(finite_or_nan(loss))
+        norm = clip_or_drop(network.parameters(), self.optimiser.gradient_clip)
+        optimiser.step()
+        is_good = bool(norm.isfinite())
+        if not is_good:
+            self._found.append(f"{name}: " + ", ".join(f"{key} {value.item():.3g}" for key, value in terms.items()))
         logs = {f"train/{key}": value.detach() for key, value in terms.items()} | {f"train/{name}_gradient": norm}
         self.log_dict(logs, batch_size=1)
         if name == "generator":
             self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=1)
-
-    def _set_learning_rate(self, optimisers: list[LightningOptimizer]) -> None:
-        step = self.completed_steps
-        warmup = min(1.0, (step + 1) / max(1, self.optimiser.warmup_steps))
-        rate = self.optimiser.learning_rate * warmup * self.optimiser.decay_per_step**step
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-        self.log("train/learning_rate", rate, batch_size=1)
+        return is_good

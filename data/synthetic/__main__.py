@@ -4,7 +4,6 @@ DIR/manifest.jsonl has one line a clip: path (relative to DIR), prompt, and the 
 its file is complete, so an interrupted run leaves a valid set, and the same command continues it.
 """
 
-import contextlib
 import json
 import logging
 from pathlib import Path
@@ -15,6 +14,7 @@ from data.audio_writer import write_audio
 from data.cli import run
 from data.synthetic import draw_clip
 from models.errors import UserError
+from models.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +50,12 @@ def main(out: Path, clips: int, seed: int = 0, held_out: bool = False) -> None:
         raise UserError(f"{manifest_path} holds clips of the other kind (held_out {not held_out}); use another folder")
     written = {entry["seed"] for entry in entries if (out / entry["path"]).exists()}
     missing = [number for number in range(seed, seed + clips) if number not in written]
-    unfinished = out / ".unfinished.flac"
-    with manifest_path.open("a", encoding="utf-8") as manifest, contextlib.ExitStack() as stack:
-        stack.callback(unfinished.unlink, missing_ok=True)
+    with manifest_path.open("a", encoding="utf-8") as manifest:
         for number in tqdm(missing, initial=clips - len(missing), total=clips, unit="clip", desc=str(out)):
             clip = draw_clip(number, held_out=held_out)
             path = out / f"{'held_out_' if held_out else ''}{number:08d}.flac"
-            write_audio(unfinished, clip.audio)
-            unfinished.replace(path)
+            with replacing(path) as partial:
+                write_audio(partial, clip.audio)
             entry = {"path": path.name, "prompt": clip.prompt, **clip.metadata}
             manifest.write(json.dumps(entry) + "\n")
             manifest.flush()

@@ -19,6 +19,7 @@ from data.audio import read_audio
 from infer.embedders import Embedder
 from infer.hashes import file_hash
 from models.errors import UserError
+from models.files import replacing
 
 
 class EmbeddedClips:
@@ -74,8 +75,7 @@ def embed_clips(embedder: Embedder, sounds: Sequence[Path], cache: Path) -> Embe
             arrays = {"vectors": result.vectors.numpy()}
             if result.logits is not None:
                 arrays["logits"] = result.logits.numpy()
-            unfinished = path.with_name(f".{path.stem}.unfinished.npz")
-            np.savez(unfinished, allow_pickle=False, **arrays)
-            unfinished.replace(path)
+            with replacing(path) as partial:
+                np.savez(partial, allow_pickle=False, **arrays)
         paths.append(path)
     return EmbeddedClips(paths)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.encoding import reconstruct
 from infer.evaluate.fact_checks import TOLERANCES, FactMeter, Reading
 from infer.evaluate.fact_prompts import FACTS, FactPrompt, corpus_prompts, plain_prompts
 from infer.evaluate.generation import GenerationConfig, Request, make_clips, read_clip
@@ -136,11 +137,9 @@ def _others(stating: list[int], index: int) -> list[int]:
     return others[:: max(1, math.ceil(len(others) / MAX_OTHERS))]
 
 
-@torch.no_grad()
 def through(vae: VAE, audio: Tensor) -> Tensor:
     """Encode and decode (2, samples)."""
-    device = vae.latent_mean.device
-    return vae.decode(vae.encode(audio[None].to(device)))[0, :, : audio.shape[-1]].cpu()
+    return torch.cat([coded for _, coded in reconstruct(vae, audio)], dim=-1).expand(2, -1)
 
 
 def _score(results: Results, asked: Sequence[FactPrompt], measured: Sequence[Measured]) -> None:

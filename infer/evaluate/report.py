@@ -4,7 +4,6 @@ One static page without scripts; sound and images lie beside it, so that the fol
 """
 
 import html
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from data.audio import SAMPLE_RATE
 from data.audio_writer import write_audio
 from infer.evaluate.results import ReportClip, Results, Score
 from infer.metrics import frame_spectra
+from models.files import replacing
 
 REPORT_NAME = "report.html"
 FFT_SIZE, NUM_MELS = 2048, 128
@@ -67,9 +67,8 @@ def write_report(folder: Path, results: Results, clips: Iterable[ReportClip] = (
         + "\n</body></html>\n"
     )
     path = folder / REPORT_NAME
-    unfinished = folder / f".{REPORT_NAME}.unfinished"
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

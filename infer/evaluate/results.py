@@ -22,6 +22,7 @@ from torch import Tensor
 
 from infer.evaluate.statistics import mean_interval
 from models.errors import UserError
+from models.files import replacing
 
 RESULTS_NAME = "results.json"
 VERSIONED = ("endless-audio", "torch", "torchaudio", "transformers", "numpy", "scipy")
@@ -190,6 +191,5 @@ def _plain(value: Any) -> Any:
 
 
 def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

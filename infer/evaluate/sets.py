@@ -22,6 +22,7 @@ from data.audio_writer import write_audio
 from data.corpus import validation_clip
 from infer.metrics.distances import Gaussian
 from models.errors import UserError
+from models.files import replacing
 
 ID_COLUMNS = (("audiocap_id", "youtube_id"), ("ytid",), ("caption_id", "track_id", "path"), ("id",), ("path",))
 """Of each kind of manifest: the id of a caption, then what else its audio file may be called."""
@@ -129,9 +130,8 @@ def corpus_items(number: int, seconds: float, cache: Path, first: int = 0) -> li
         path = folder / f"{index:06d}.flac"
         clip = validation_clip(index)
         if not path.exists():
-            unfinished = path.with_name(f".{path.name}.unfinished.flac")
-            write_audio(unfinished, clip.audio[:, : round(seconds * 44_100)])
-            unfinished.replace(path)
+            with replacing(path) as partial:
+                write_audio(partial, clip.audio[:, : round(seconds * 44_100)])
         items.append(Item(name=path.stem, caption=clip.prompt, path=path))
     return items
 
@@ -154,6 +154,5 @@ def read_statistics(path: Path) -> Gaussian:
 
 def write_statistics(path: Path, gaussian: Gaussian) -> None:
     """Save statistics so that this project and stable-audio-metrics read them."""
-    unfinished = path.with_name(f".{path.stem}.unfinished.npz")
-    np.savez(unfinished, mu_ref=gaussian.mean.numpy(), sigma_ref=gaussian.covariance.numpy(), num=gaussian.num)
-    unfinished.replace(path)
+    with replacing(path) as partial:
+        np.savez(partial, mu_ref=gaussian.mean.numpy(), sigma_ref=gaussian.covariance.numpy(), num=gaussian.num)

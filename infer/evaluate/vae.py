@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE
 from data.audio_writer import write_audio
+from data.encoding import reconstruct
 from infer.embedders import load_embedder
 from infer.evaluate.embeddings import embed_clips
 from infer.evaluate.generation import read_clip
@@ -24,7 +24,7 @@ from infer.evaluate.set_scores import add_distances
 from infer.evaluate.sets import Item, corpus_items, read_folder
 from infer.hashes import folder_hashes
 from infer.metrics import side_db
-from infer.reconstruct import check_vae, reconstruct
+from infer.reconstruct import check_vae
 from infer.reconstruction_metrics import ReconstructionMetrics
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
@@ -33,7 +33,6 @@ from models.vae import VAE
 POSITIONALS = ("source",)
 CODED, REAL = "through the VAE", "real"
 BETTER: dict[str, Better] = {"stft_distance": "lower", "mel_distance": "lower", "si_sdr_db": "higher"}
-PIECE_SAMPLES = 2**18
 
 
 def main(
@@ -94,7 +93,7 @@ def _code(results: Results, vae: VAE, items: list[Item], folder: Path) -> list[P
         original = read_clip(item.path)
         metrics = ReconstructionMetrics(SAMPLE_RATE, vae.config.audio_channels)
         pieces = []
-        for before, after in reconstruct(vae, _pieces(original, vae.config.audio_channels)):
+        for before, after in reconstruct(vae, original):
             metrics.push(after, before)
             pieces.append(after.expand(2, -1))
         coded = torch.cat(pieces, dim=-1)
@@ -107,11 +106,6 @@ def _code(results: Results, vae: VAE, items: list[Item], folder: Path) -> list[P
     for name, by_clip in values.items():
         results.add_mean(name, CODED, by_clip, BETTER.get(name, "lower" if name == "side_error_db" else "none"))
     return paths
-
-
-def _pieces(audio: Tensor, num_channels: int) -> Iterator[Tensor]:
-    sound = audio if num_channels == 2 else audio.mean(dim=0, keepdim=True)
-    yield from sound.split(PIECE_SAMPLES, dim=-1)
 
 
 def _report_clips(items: list[Item], coded: list[Path], number: int) -> Iterator[ReportClip]:

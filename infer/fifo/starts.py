@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from data.audio import SAMPLE_RATE
+from data.encoding import encode
 from infer.stream import Decoding
 from models.errors import UserError
 from models.streaming import StreamingDecoder, StreamingEncoder
@@ -45,13 +46,11 @@ def open_with(vae: VAE, audio: Tensor, context: int) -> Opening:
     if audio.ndim != 2 or audio.shape[0] != 2 or audio.shape[1] < hop:
         raise UserError(f"the sound to continue must be (2, at least {hop} samples), got {tuple(audio.shape)}")
     audio = audio[:, audio.shape[1] % hop :].float().cpu()
-    encoder = StreamingEncoder(vae)
-    before, behind = (-(-max(samples, 0) // hop) for samples in encoder.context_samples)  # frames
+    before, behind = (-(-max(samples, 0) // hop) for samples in StreamingEncoder(vae).context_samples)  # frames
     num_frames = min(max(context, _joint_frames(vae)), audio.shape[1] // hop)
     heard = audio[:, -(num_frames + before) * hop :]
-    mirrored = torch.cat((heard, heard.flip(-1)[:, : behind * hop]), dim=-1).to(vae.latent_mean.device)
-    pieces = [encoder.push(piece[None]).mean for piece in mirrored.split(SAMPLE_RATE, dim=-1)]
-    latents = torch.cat((*pieces, encoder.finish().mean), dim=-1)[..., : heard.shape[1] // hop]
+    mirrored = torch.cat((heard, heard.flip(-1)[:, : behind * hop]), dim=-1)
+    latents = encode(vae, mirrored)[..., : heard.shape[1] // hop]
     return Opening(audio, latents[..., -num_frames:])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from data import latent_statistics as command
 from data.cli import run
-from data.clips import LatentDataConfig
+from data.clips import FolderClips, LatentDataConfig
 from data.latent_statistics import LatentMoments, latent_moments, raw_statistics
 from models.checkpoint import load_part, replace_tensors, save_config
 from models.vae import VAE, Posterior, VAEConfig
@@ -64,7 +64,7 @@ def test_the_command_normalises_its_data_and_changes_nothing_else(model: Path, s
     after = load_part(model, "vae")[1]
     assert [key for key in before if not torch.equal(before[key], after[key])] == ["latent_mean", "latent_std"]
     vae = VAE.load(model)
-    training = command.FolderClips(data, None, None).files["train"]
+    training = FolderClips(data, None, None).files["train"]
     assert len(training) == 3
     clips = [soundfile.read(sorted(songs.glob("*.wav"))[file], dtype="float32")[0].T for file in training]
     mean, std = latent_moments(vae, (torch.from_numpy(clip.copy())[None] for clip in clips))

@@ -13,11 +13,16 @@ import soundfile
 import torch
 from webdataset.compat import WebDataset
 
+from data import latent_folder
 from data import latents as command
 from data.clips import LatentDataConfig
 from data.datamodule import DataConfig, LatentDataModule, TuningDataModule
+from data.encoding import encode_clip
 from data.folder import list_entries, split_entries
-from data.latent_source import LatentIndex, LatentSource
+from data.latent_folder import LatentIndex
+from data.latent_source import LatentSource
+from data.tar_shards import ShardWriter
+from models.errors import UserError
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig
 
@@ -153,22 +158,22 @@ def test_interrupted_runs_go_on_and_finished_shards_are_kept(
     model: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = LatentDataConfig(folder=str(songs), num_workers=0, validation_share=0)
-    encode, calls = command.encode_clip, []
+    encode, calls = latent_folder.encode_clip, []
 
     def interrupted(vae: VAE, audio: np.ndarray | Path):
         calls.append(audio)
-        if len(calls) == 5:  # one for silence, then the fourth file
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return encode(vae, audio)
 
-    monkeypatch.setattr(command, "encode_clip", interrupted)
+    monkeypatch.setattr(latent_folder, "encode_clip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         command.main(model, tmp_path / "out", data, clips_per_shard=2, device="cpu")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.json", "train-00000.tar"]
     with pytest.raises(FileNotFoundError, match="1 of 2 train shards are missing"):
         LatentSource(tmp_path / "out", 0, 16, 8)
     before = (tmp_path / "out" / "train-00000.tar").stat().st_mtime_ns
-    monkeypatch.setattr(command, "encode_clip", encode)
+    monkeypatch.setattr(latent_folder, "encode_clip", encode)
     command.main(model, tmp_path / "out", data, clips_per_shard=2, device="cpu")
     assert (tmp_path / "out" / "train-00000.tar").stat().st_mtime_ns == before
     assert len(LatentSource(tmp_path / "out", 0, 16, 8).training) == 4
@@ -199,8 +204,8 @@ def test_unreadable_files_are_left_out(
 
 def test_long_files_are_read_piece_by_piece(model: Path, songs: Path) -> None:
     vae = VAE.load(model)
-    whole = command.encode_clip(vae, soundfile.read(songs / "b.wav", dtype="float32")[0].T)
-    pieces = command.encode_clip(vae, songs / "b.wav", piece_samples=7_001)
+    whole = encode_clip(vae, soundfile.read(songs / "b.wav", dtype="float32")[0].T)
+    pieces = encode_clip(vae, songs / "b.wav", length=7_001)
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
 
@@ -297,3 +302,95 @@ def test_tuning_stops_where_only_rehearsed_clips_are_left(model: Path, songs: Pa
     data.prepare_data()
     with pytest.raises(ValueError, match=r"none of the training files in .* can be read"):
         data.setup()
+
+
+@pytest.mark.parametrize("share", [k / 25 for k in range(1, 25)])
+def test_every_cut_of_a_shard_is_noticed(encoded: Path, tmp_path: Path, share: float) -> None:
+    folder = tmp_path / "latents"
+    shutil.copytree(encoded, folder)
+    shard = folder / "train-00000.tar"
+    content = shard.read_bytes()
+    for end in {round(share * len(content)), round(share * len(content)) // 512 * 512}:
+        shard.write_bytes(content[:end])
+        with pytest.raises(UserError, match=r"train-00000\.tar"):
+            LatentSource(folder, 0, 16, 8)
+
+
+def test_a_shard_of_fewer_clips_is_noticed_and_written_again(
+    model: Path, songs: Path, encoded: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "latents"
+    shutil.copytree(encoded, folder)
+    with ShardWriter(folder / "train-00000.tar") as writer:
+        writer.write("train00000000", {"about": {}, "mean": np.zeros((3, 4), np.float16)})
+    with pytest.raises(UserError, match=r"holds 1 clips in 10240 bytes, of 2 in \d+; write it again"):
+        LatentSource(folder, 0, 16, 8)
+    data = LatentDataConfig(folder=str(songs), num_workers=0, validation_share=0.25)
+    command.main(model, folder, data, clips_per_shard=2, device="cpu")
+    assert sorted(_files(LatentSource(folder, 0, 16, 8))) == sorted(_LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"format": 99}, "has format 99, expected 2"),
+        ({"num_clips": 10**9}, "damaged .shards must list"),
+        ({"num_clips": "4"}, "num_clips must be a whole number"),
+        ({"clips_per_shard": 0}, "clips_per_shard must be a whole number of at least 1, got 0"),
+        ({"hop_length": True}, "hop_length must be"),
+        ({"origin": []}, "origin names no vae"),
+        ({"silence_std": [1.0]}, "silence_mean and silence_std"),
+        ({"silence_mean": None}, "silence_mean and silence_std"),
+        ({"shards": {}}, "shards must list 3 shards"),
+        ({"surprise": 1}, "fields surprise missing or unknown"),
+        ({"shards": None}, "are not finished"),
+    ],
+)
+def test_a_wrong_index_is_refused(encoded: Path, tmp_path: Path, change: dict, expected: str) -> None:
+    folder = tmp_path / "latents"
+    shutil.copytree(encoded, folder)
+    index = json.loads((folder / "index.json").read_text()) | change
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=expected):
+        LatentSource(folder, 0, 16, 8)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"format": 2}'])
+def test_an_index_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match=r"index\.json"):
+        LatentIndex.load(tmp_path)
+
+
+def test_latents_that_overflow_are_left_out(
+    model: Path, songs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sound far beyond full scale: every sample is finite, its latents in half precision are not."""
+    folder = tmp_path / "songs"
+    shutil.copytree(songs, folder)
+    loud = np.full((44_100, 2), 99.0, np.float32)
+    soundfile.write(folder / "loud.wav", loud, 44_100, subtype="FLOAT")
+    vae = VAE.load(model)
+    vae.latent_std.mul_(1e-4)
+    vae.save(tmp_path / "model", torch.float32)
+    data = LatentDataConfig(folder=str(folder), num_workers=0, validation_share=0, max_unreadable_share=0.9)
+    command.main(tmp_path / "model", tmp_path / "out", data, device="cpu")
+    source = LatentSource(tmp_path / "out", 0, 16, 8)
+    assert "loud.wav" in caplog.text
+    assert "not finite in half precision" in caplog.text
+    for _, mean, std in _files(source).values():
+        assert np.isfinite(mean).all()
+        assert np.isfinite(std).all()
+
+
+def test_the_processes_of_torchrun_share_the_shards(
+    model: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = LatentDataConfig(folder=str(songs), num_workers=0, validation_share=0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        with pytest.raises((FileNotFoundError, UserError)):
+            LatentSource(tmp_path / "out", 0, 16, 8)
+        monkeypatch.setenv("RANK", rank)
+        command.main(model, tmp_path / "out", data, clips_per_shard=1, device="cpu")
+    assert len(LatentSource(tmp_path / "out", 0, 16, 8).training) == 4

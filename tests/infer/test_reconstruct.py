@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from data import encoding
 from data.cli import run
 from infer import reconstruct
 from infer.reconstruct import main
@@ -23,7 +24,7 @@ def save_tiny_vae(folder: Path, **changes: int) -> VAE:
     )
     torch.manual_seed(0)
     vae = VAE(VAEConfig(latent_channels=4, waveform=layers, **changes))  # pyright: ignore[reportArgumentType]
-    output = vae.decoder[-2]
+    output = list(vae.decoder.children())[-2]
     assert isinstance(output, torch.nn.Conv1d)
     output.weight.data *= 10
     vae.save(folder, torch.float32)
@@ -43,7 +44,7 @@ def write_noise(path: Path, num_samples: int, rate: int = RATE, channels: int = 
 
 
 def test_file_equals_whole_coding(vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reconstruct, "READ_FRAMES", 100)
+    monkeypatch.setattr(encoding, "CPU_PIECE_SAMPLES", 3_200)
     write_noise(tmp_path / "in.wav", 10_001)
     main(tmp_path / "in.wav", tmp_path / "out.wav", tmp_path / "model")
     original = soundfile.read(tmp_path / "in.wav", dtype="float32")[0].T

@@ -183,7 +183,7 @@ def test_loading_draws_no_random_numbers(folder: Path):
 def test_building_for_a_checkpoint_does_not_import_the_compiler():
     code = (
         "import sys\n"
-        "from models.meta import without_weights\n"
+        "from models.checkpoint import without_weights\n"
         "from models.text_to_audio import Conditioner, ConditionerConfig, UNet, UNetConfig\n"
         "with without_weights(): UNet(UNetConfig()), Conditioner(ConditionerConfig())\n"
         "sys.exit('sympy' in sys.modules)"

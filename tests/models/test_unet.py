@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.meta import without_weights
+from models.checkpoint import without_weights
 from models.unet import UNet, UNetConfig
 from models.unet_layers import FrameNorm
 

@@ -13,7 +13,8 @@ from data.datamodule import AudioDataModule, DataConfig
 from models.clap import Clap, ClapConfig
 from models.text_encoder import TextEncoder
 from models.tokenizer import train_tokenizer
-from train.clap import DEFAULT_CONFIG, ClapOptimiserConfig, ClapTraining, main
+from train.clap import DEFAULT_CONFIG, ClapTraining, TokenizerConfig, main
+from train.optimisation import OptimiserConfig
 from train.tokenizer import captions, prepare_tokenizer
 from train.trainer import TrainerConfig
 
@@ -34,7 +35,8 @@ def tiny(tmp_path: Path) -> dict[str, Any]:
     settings["trainer"] = TrainerConfig(
         max_steps=4, accelerator="cpu", log_every_steps=1, validate_every_steps=2, validation_batches=2
     )
-    settings["optimiser"] = dataclasses.replace(settings["optimiser"], warmup_steps=1, num_captions=50)
+    settings["optimiser"] = dataclasses.replace(settings["optimiser"], warmup_steps=1, final_share=1.0)
+    settings["tokenizer"] = TokenizerConfig(num_captions=50)
     settings["run"] = tmp_path / "run"
     return settings
 
@@ -62,13 +64,10 @@ def test_training_exports_a_model_and_logs_retrieval(tiny: dict[str, Any]) -> No
 
 
 def test_resumed_training_equals_uninterrupted_training(tiny: dict[str, Any], tmp_path: Path) -> None:
-    # The learning rate follows the length of the whole run: keep it the same for both halves.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClapTraining, "_learning_rate_factor", lambda _self, step: 1 / (1 + step))
-        main(**{**tiny, "run": tmp_path / "whole"})
-        half = dataclasses.replace(tiny["trainer"], max_steps=2)
-        main(**{**tiny, "run": tmp_path / "parts", "trainer": half})
-        main(**{**tiny, "run": tmp_path / "parts", "resume": "last"})
+    main(**{**tiny, "run": tmp_path / "whole"})
+    half = dataclasses.replace(tiny["trainer"], max_steps=2)
+    main(**{**tiny, "run": tmp_path / "parts", "trainer": half})
+    main(**{**tiny, "run": tmp_path / "parts", "resume": "last"})
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, atol=0, rtol=0, msg=key)
@@ -78,7 +77,7 @@ def test_a_few_clips_are_learned_by_heart() -> None:
     torch.manual_seed(0)
     model: ClapConfig = arguments("tiny")["model"]
     prompts = ["a siren on the left", "a siren on the right", "slow rain", "a note at 120 bpm"]
-    settings = ClapOptimiserConfig(learning_rate=3e-3, warmup_steps=1)
+    settings = OptimiserConfig(learning_rate=3e-3, warmup_steps=1)
     training = ClapTraining(model, settings, train_tokenizer(prompts, 600), num_steps=10_000, seed=0)
     batch = {
         "audio": torch.randn(4, 2, model.audio.clip_samples) * torch.logspace(-3, -1, 8).reshape(4, 2, 1),
@@ -86,7 +85,7 @@ def test_a_few_clips_are_learned_by_heart() -> None:
         "prompt": prompts,
     }
     training.log = training.log_dict = lambda *_args, **_settings: None  # type: ignore[method-assign]
-    optimiser = training.configure_optimizers()["optimizer"]
+    optimiser = training.configure_optimizers()
     losses = []
     for step in range(60):
         loss = training.training_step(batch, step)
@@ -97,17 +96,6 @@ def test_a_few_clips_are_learned_by_heart() -> None:
         losses.append(loss.item())
     assert losses[0] > 1.0
     assert losses[-1] < 0.2
-
-
-def test_learning_rate_warms_up_and_ends_at_zero() -> None:
-    tokenizer = train_tokenizer(["rain"], 300)
-    settings = ClapOptimiserConfig(warmup_steps=10)
-    training = ClapTraining(arguments("tiny")["model"], settings, tokenizer, num_steps=110, seed=0)
-    factors = [training._learning_rate_factor(step) for step in range(111)]
-    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert factors[10] == pytest.approx(1)
-    assert factors[60] == pytest.approx(0.5)
-    assert factors[110] == pytest.approx(0, abs=1e-12)
 
 
 def test_tokenizer_learns_the_captions_of_a_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Diffusion training as a user runs it: outputs, exact resume, dropout of conditions, the gap."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,18 +15,14 @@ from data import latent_statistics
 from data.audio_writer import write_audio
 from data.cli import run
 from data.clips import LatentDataConfig
+from models.queue import QueueConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
 from train.diffusion import DEFAULT_CONFIG, FINETUNE_CONFIG, default_config, main
-from train.diffusion_training import (
-    DemoConfig,
-    DiffusionOptimiserConfig,
-    DiffusionTraining,
-    NoiseConfig,
-    known_seconds,
-)
+from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig, known_seconds
 from train.gap import level_losses, prompt_share
 from train.noise_levels import NoiseLevelConfig
+from train.optimisation import OptimiserConfig
 from train.trainer import step_generators
 
 
@@ -37,10 +34,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_parts: list[str]) ->
 def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
     with (tiny_run / "csv/version_0/metrics.csv").open() as file:
         logged = {key for row in csv.DictReader(file) for key, value in row.items() if value}
-    assert {"train/loss", "val/loss", "val/gap", "val/one_level/t0.25", "val/ramp/t0.25"} <= logged
+    assert {"train/loss", "val/loss", "val/gap", "val/one_level/t0.28", "val/ramp/t0.28"} <= logged
     assert len(list((tiny_run / "demos/step_0000020").glob("*.wav"))) == 2
     model = TextToAudio.load(tiny_run / "export")
     assert model.config.window_frames == 32
+    assert model.config.queues == (QueueConfig(context_frames=8, chunk_frames=4, num_chunks=6, steps_per_shift=3),)
     known = model.config.known_seconds
     assert known is not None
     assert 8 <= known <= 40
@@ -53,6 +51,18 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
     }
 
 
+def test_several_queues_are_trained_for_validated_and_exported(tmp_path: Path, tiny_parts: list[str]):
+    queues = [QueueConfig(context_frames=8, chunk_frames=4, num_chunks=4), QueueConfig(context_frames=4, num_chunks=1)]
+    options = [*tiny_parts, "--model.queues", json.dumps([dataclasses.asdict(queue) for queue in queues])]
+    options += ["--noise.mixture.queue_weights", "[3, 1]", "--noise.finish_share", "0", "--trainer.max_steps", "2"]
+    folder = train("diffusion", tmp_path / "run", *options, "--trainer.validate_every_steps", "2")
+    with (folder / "csv/version_0/metrics.csv").open() as file:
+        logged = {key: float(value) for row in csv.DictReader(file) for key, value in row.items() if value}
+    assert 0.5 < logged["val/gap"] < 2
+    assert 0.5 < logged["val/gap_1"] < 2
+    assert TextToAudio.load(folder / "export").config.queues == tuple(queues)
+
+
 @pytest.mark.parametrize(
     ("lengths", "known"), [([], 0), ([4] * 7, 4), ([3] * 89 + [500] * 11, 500), ([3] * 90 + [500] * 10, 3)]
 )
@@ -63,13 +73,13 @@ def test_a_model_knows_the_lengths_of_nine_samples_in_ten(lengths: list[int], kn
 def test_resumed_training_equals_uninterrupted_training(
     tmp_path: Path, tiny_run: Path, tiny_parts: list[str], assert_same_weights
 ):
-    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--optimiser.finish_share", "0", *tiny_parts)
+    train("diffusion", tmp_path / "run", "--trainer.max_steps", "7", "--noise.finish_share", "0", *tiny_parts)
     train("diffusion", tmp_path / "run", "--resume", "last", *tiny_parts)
     assert_same_weights(tmp_path / "run", tiny_run)
 
 
 def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str], assert_same_weights):
-    options = [*tiny_parts, "--optimiser.name", "muon", "--optimiser.finish_share", "0"]
+    options = [*tiny_parts, "--optimiser.name", "muon", "--noise.finish_share", "0"]
     train("diffusion", tmp_path / "whole", *options, "--trainer.max_steps", "6")
     train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "3")
     train("diffusion", tmp_path / "parts", *options, "--trainer.max_steps", "6", "--resume", "last")
@@ -81,6 +91,7 @@ def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str],
     [
         (["--optimiser.name", "muon", "--trainer.strategy", "fsdp"], "muon needs whole matrices on every device"),
         (["--optimiser.name", "sgd"], "optimiser.name"),
+        (["--noise.mixture.queue_weights", "[1, 2]"], "queue_weights must be one for each of the 1 model.queues"),
     ],
 )
 def test_an_optimiser_that_cannot_be_is_one_line(
@@ -94,7 +105,7 @@ def test_an_optimiser_that_cannot_be_is_one_line(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_takes_prompts_of_any_length(tmp_path: Path, tiny_parts: list[str]):
-    options = ["--compile", "true", "--trainer.max_steps", "4", "--optimiser.finish_share", "0"]
+    options = ["--compile", "true", "--trainer.max_steps", "4", "--noise.finish_share", "0"]
     folder = train("diffusion", tmp_path / "run", *options, *tiny_parts)
     with (folder / "csv/version_0/metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
@@ -143,11 +154,9 @@ def test_fine_tuning_warns_of_latents_unlike_the_models(
     assert "off the checkpoint's statistics" in caplog.text
 
 
-def training(tiny_run: Path, **optimiser: Any) -> DiffusionTraining:
-    model = TextToAudio.load(tiny_run / "export")
-    return DiffusionTraining(
-        model, NoiseConfig(), DiffusionOptimiserConfig(**optimiser), DemoConfig(), num_steps=100, seed=0
-    )
+def training(tiny_run: Path, **shares: float) -> DiffusionTraining:
+    model, conditioning = TextToAudio.load(tiny_run / "export"), ConditioningConfig(**shares)
+    return DiffusionTraining(model, NoiseConfig(), conditioning, OptimiserConfig(), DemoConfig(), num_steps=100, seed=0)
 
 
 def batch(num_clips: int, start: float, total: float) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def drawn(module: DiffusionTraining, clips: dict[str, Any], start: int = 0, wind
 
 
 def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
-    module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5)
+    module = training(tiny_run, dropout=0.2, timing_dropout=0.5)
     inside, _ = drawn(module, batch(2000, 5.0, 30.0))
     null = module.model.null_condition(1)
     is_null = (inside.context_mask.sum(dim=1) == null.context_mask.sum()) & torch.isclose(
@@ -181,14 +190,14 @@ def test_text_and_timing_are_dropped_at_their_shares(tiny_run: Path):
 
 
 def test_a_window_is_told_where_it_begins_in_its_crop(tiny_run: Path):
-    module = training(tiny_run, condition_dropout=0.0, timing_dropout=0.0)
+    module = training(tiny_run, dropout=0.0, timing_dropout=0.0)
     conditioning, _ = drawn(module, batch(2, 5.0, 30.0), start=177)
     begins = 5 + 177 * module.model.vae.hop_length / 44_100
     torch.testing.assert_close(conditioning.context[:1], module.model.condition(["rain"], begins, 30.0).context)
 
 
 def test_silence_behind_a_clip_is_shown_where_its_length_is_told(tiny_run: Path):
-    module = training(tiny_run, condition_dropout=0.2, timing_dropout=0.5, padding_share=0.5)
+    module = training(tiny_run, dropout=0.2, timing_dropout=0.5, padding_share=0.5)
     conditioning, shows = drawn(module, batch(2000, 0.0, 0.5))  # its end is in the window
     assert shows.float().mean().item() == pytest.approx(0.4, abs=0.04)
     null = module.model.null_condition(1).context[:, 0]
@@ -200,9 +209,10 @@ def test_silence_behind_a_clip_is_shown_where_its_length_is_told(tiny_run: Path)
 def test_windows_of_two_lengths_give_the_loss_of_one_call_that_hides_the_rest(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    queue = NoiseLevelConfig(context_frames=8, num_chunks=2, chunk_frames=4, uniform=1.0, ramp=1.0)
     module = training(tiny_run, padding_share=0.5)
-    module.noise = NoiseConfig(mixture=queue)
+    module.noise = NoiseConfig(mixture=NoiseLevelConfig(uniform=1.0, ramp=1.0))
+    queue = QueueConfig(context_frames=8, num_chunks=2, chunk_frames=4)
+    module.model.config = dataclasses.replace(module.model.config, queues=(queue,))
     strategy = SimpleNamespace(reduce=lambda value, **_: value)
     monkeypatch.setattr(DiffusionTraining, "trainer", SimpleNamespace(world_size=1, strategy=strategy))
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
@@ -237,19 +247,10 @@ def test_a_piece_longer_than_the_tables_has_unknown_timing(tiny_run: Path):
     torch.testing.assert_close(conditioning.context, expected.context)
 
 
-def test_learning_rate_warms_up_and_decays(tiny_run: Path):
-    module = training(tiny_run, warmup_steps=10, final_share=0.1)
-    factors = [module._learning_rate_factor(step) for step in (0, 9, 50, 100, 200)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[1] == pytest.approx(1.0, abs=0.03)
-    assert factors[2] == pytest.approx(0.55)
-    assert factors[3:] == pytest.approx([0.1, 0.1])
-
-
 def test_gap_is_one_for_a_denoiser_that_looks_at_its_own_frame_alone():
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(4, 8, 32, generator=generator) for _ in range(2))
-    queue = NoiseLevelConfig(context_frames=8, num_chunks=6, chunk_frames=4)
+    queue = QueueConfig(context_frames=8, num_chunks=6, chunk_frames=4)
     mask = torch.ones(4, 32, dtype=torch.bool)
 
     def frame_wise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -18,10 +18,10 @@ NUM_STEPS = 6
 LONG = ["--data.crop_samples", "65536"]
 OPTIONS = {
     # The adversarial terms begin at step 2 and the encoder is frozen at step 4: every way the gradients are shared.
-    "vae": ["--optimiser.adversarial_start", "2", "--optimiser.joint_steps", "4"],
+    "vae": ["--stages.adversarial_start", "2", "--stages.joint_steps", "4"],
     # Crops twice as long as the queue: windows of two lengths, not as many of each on either process.
-    "diffusion": ["--optimiser.finish_share", "0.34", "--optimiser.padding_share", "0.5", *LONG],
-    "diffusion-muon": ["--optimiser.name", "muon", "--optimiser.finish_share", "0.34", *LONG],
+    "diffusion": ["--noise.finish_share", "0.34", "--conditioning.padding_share", "0.5", *LONG],
+    "diffusion-muon": ["--optimiser.name", "muon", "--noise.finish_share", "0.34", *LONG],
 }
 # AdamW turns the rounding of gradients near 0 into steps of full size; a network left out of the sum is off by more.
 TOLERANCE = {"vae": 0.03, "diffusion": 0.005}
@@ -58,7 +58,7 @@ def test_two_processes_equal_one(name: str, strategy: str, variant: str, tmp_pat
     one = train(name, tmp_path / "one", *options, "--data.batch_size", "4", "--trainer.devices", "1")
     options_of_two = [*options, "--data.batch_size", "2"]
     if strategy == "fsdp":  # in two sessions: weights and optimiser state are gathered and divided again
-        first_half = ["--trainer.max_steps", str(NUM_STEPS // 2), "--optimiser.finish_share", "0"]
+        first_half = ["--trainer.max_steps", str(NUM_STEPS // 2), "--noise.finish_share", "0"]
         train_on_two(name, tmp_path / "two", *options_of_two, *first_half, strategy=strategy)
         options_of_two += ["--resume", "last"]
     two = train_on_two(name, tmp_path / "two", *options_of_two, strategy=strategy)

@@ -7,17 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.vae_bands import quarter_tones_hz
 from train.losses import (
     SpectralLoss,
     SpectralLossConfig,
-    ToneLoss,
     discriminator_loss,
     feature_matching_loss,
     filter_audio,
     filter_blocks,
     generator_loss,
-    tone_peaks,
     waveform_loss,
 )
 
@@ -165,49 +162,3 @@ def test_a_crop_shorter_than_the_averaged_frames_is_finite():
     assert all(torch.isfinite(value) for value in terms.values())
     with pytest.raises(ValueError, match="mel_frames must be at least 1, got 0"):
         spectral_loss(mel_frames=0)
-
-
-def chord(tones: list[int], amplitudes: list[float], samples: int = 32_768) -> Tensor:
-    """Sines at quarter tones, by index, on both channels: (1, 2, samples)."""
-    hz = quarter_tones_hz(44_100)[tones, None]
-    waves = torch.sin(2 * math.pi * hz * torch.arange(samples) / 44_100)
-    return (torch.tensor(amplitudes)[:, None] * waves).sum(dim=0).float().expand(1, 2, -1)
-
-
-def test_tones_are_found_with_their_amplitudes_and_noise_is_none():
-    power = ToneLoss(1024, 44_100).power
-    tones, amplitudes = [60, 84, 140], [0.3, 0.1, 0.02]
-    noise = 1e-3 * torch.randn(1, 2, 32_768, generator=torch.Generator().manual_seed(0))
-    inside = slice(4, -4)
-    peaks = tone_peaks(power(chord(tones, amplitudes) + noise).unflatten(1, (2, -1)))[..., inside]
-    assert sorted(peaks.mean(dim=(0, 1, 3)).topk(3).indices.tolist()) == tones
-    assert peaks[:, :, tones].sqrt().mean(dim=(0, 1, 3)).tolist() == pytest.approx(amplitudes, rel=0.05)
-    assert float((peaks > 0).float().mean()) == pytest.approx(3 / peaks.shape[2], rel=0.1)
-
-
-def test_the_right_tones_cost_nothing_and_a_tone_that_is_off_is_turned_up():
-    loss, tones, amplitudes = ToneLoss(1024, 44_100), [60, 140], [0.3, 0.05]
-    audio = chord(tones, amplitudes)
-    right = torch.zeros(1, 2, len(quarter_tones_hz(44_100)), 32)
-    right[:, :, tones] = torch.tensor(amplitudes)[:, None]
-    assert float(loss(right, audio)) < 1e-3
-    off = torch.full_like(right, -8.0).requires_grad_()  # amplitudes of 0.0003 through a softplus
-    value = loss(torch.nn.functional.softplus(off), audio)
-    (gradient,) = torch.autograd.grad(value, off)
-    assert float(value.detach()) > 0.02
-    assert (gradient[:, :, tones, 8:-8] < 0).all()
-    loud = right.clone()
-    loud[:, :, 100] = 0.3  # a tone that is not there
-    assert float(loss(loud, audio)) > 0.01
-
-
-def test_silence_has_no_tones():
-    loss = ToneLoss(1024, 44_100)
-    amplitudes = torch.full((1, 2, len(quarter_tones_hz(44_100)), 32), 1e-6).requires_grad_()
-    value = loss(amplitudes, torch.zeros(1, 2, 32_768))
-    value.backward()
-    assert float(value.detach()) < 1e-3
-    assert amplitudes.grad is not None
-    assert amplitudes.grad.isfinite().all()
-    with pytest.raises(ValueError, match="crops of more than 8 frames, got 8"):
-        loss(amplitudes[..., :8], torch.zeros(1, 2, 8192))

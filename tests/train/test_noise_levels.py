@@ -1,23 +1,38 @@
 """The mixture of noise times: shares, stratification, and that every queue is one that generation can show."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from models.schedule import queue_levels, time_grid
+from models.errors import UserError
+from models.queue import QueueConfig, queue_times
+from models.schedule import time_grid
 from train.noise_levels import KINDS, NoiseLevelConfig, NoiseLevels, crop, sample_noise_levels, splice
 
 FRAMES = 32 + 10 * 16
+QUEUE = QueueConfig(context_frames=32, chunk_frames=16, num_chunks=10, steps_per_shift=3)
+SINGLE = replace(QUEUE, steps_per_shift=1)
 
 
-def draw(batch: int = 64, frames: int = FRAMES, seed: int = 0, rank: int = 0, num_ranks: int = 1, **changes: Any):
+def draw(
+    batch: int = 64,
+    frames: int = FRAMES,
+    seed: int = 0,
+    rank: int = 0,
+    num_ranks: int = 1,
+    queues: Sequence[QueueConfig] = (QUEUE,),
+    **changes: Any,
+):
     shared = torch.Generator().manual_seed(seed)
     first = rank * batch
     generators = [torch.Generator().manual_seed(10_000 * seed + i + 1) for i in range(first, first + batch)]
     settings: dict[str, Any] = {"splice": 0.0} | changes
     config = NoiseLevelConfig(**settings)
-    return sample_noise_levels(frames, shared, generators, config, rank=rank, num_ranks=num_ranks)
+    return sample_noise_levels(frames, shared, generators, config, queues, rank=rank, num_ranks=num_ranks)
 
 
 def only(kind: str, **changes: Any) -> dict[str, Any]:
@@ -95,7 +110,7 @@ def test_shift_leans_the_one_level_towards_noise_and_keeps_its_strata():
 def test_shift_leans_filling_queues_towards_their_beginning():
     empty = {}
     for factor in (1.0, 4.0):
-        levels = draw(batch=2000, **only("preroll", shift=factor, focuses=("equal",), micro_steps=1))
+        levels = draw(batch=2000, queues=[SINGLE], **only("preroll", shift=factor, focuses=("equal",)))
         growing = (~levels.present).any(dim=1) & (levels.t[:, 0] > 0.05)  # without context
         empty[factor] = (levels.present[growing].sum(dim=1) == 16).float().mean()
     assert empty[1.0] == pytest.approx(1 / 9, abs=0.04)  # the tenth is full and hides nothing
@@ -128,18 +143,37 @@ def test_phase_and_curves_vary():
     steps = draw(**only("ramp")).t[:, 32::16].diff()
     straight = (steps - 0.1).abs().amax(dim=1) < 1e-3
     assert 4 <= straight.sum() <= 28  # a quarter is not curved
-    phase = draw(**only("ramp", focuses=("equal",))).t[:, 32] * 10
-    assert phase.min() < 0.1
-    assert phase.max() > 0.9
+    first = draw(**only("ramp", focuses=("equal",))).t[:, 32] * 30
+    assert set(first.round(decimals=3).tolist()) == {1.0, 2.0, 3.0}
     assert ((draw(**only("ramp", focuses=("equal",))).t[:, 32::16].diff() - 0.1).abs() < 1e-5).all()
 
 
-def test_deployed_phases_are_those_of_generation():
-    levels = draw(**only("ramp", focuses=("last",), max_factor=1.0, micro_steps=3, context_max_t=0.0))
-    shown = queue_levels(time_grid(30), num_chunks=10, chunk_frames=16, context_frames=32)[:-1]
-    distance = (levels.t[:, None] - shown).abs().amax(dim=-1)  # (batch, micro_steps)
-    assert distance.amin(dim=1).max() < 1e-6
+def test_times_are_those_of_generation():
+    levels = draw(**only("ramp", focuses=("last",), max_factor=1.0, context_max_t=0.0))
+    shown = torch.stack([queue_times(time_grid(30), QUEUE, call) for call in range(3)])
+    distance = (levels.t[:, None, 32:] - shown).abs().amax(dim=-1)  # (batch, calls)
+    assert distance.amin(dim=1).max() == 0
     assert set(distance.argmin(dim=1).tolist()) == {0, 1, 2}
+
+
+def test_each_sample_has_one_of_the_models_queues():
+    short = QueueConfig(context_frames=16, chunk_frames=8, num_chunks=4, steps_per_shift=2)
+    for weights, share in (((), 0.5), ((1.0, 3.0), 0.75), ((1.0, 0.0), 0.0)):
+        levels = draw(batch=400, queues=[QUEUE, short], **only("ramp", queue_weights=weights, focuses=("equal",)))
+        is_short = levels.window == short.window_frames
+        assert is_short.float().mean().item() == pytest.approx(share, abs=0.08)
+        assert (levels.window[~is_short] == QUEUE.window_frames).all()
+        assert not levels.present[is_short, short.window_frames :].any()
+        shown = torch.stack([queue_times(time_grid(8), short, call) for call in range(2)])
+        distance = (levels.t[is_short, None, 16 : short.window_frames] - shown).abs().amax(dim=-1)
+        assert (distance.amin(dim=1) < 1e-6).all()
+
+
+def test_weights_are_one_for_each_queue():
+    config = NoiseLevelConfig(queue_weights=(1.0, 2.0))
+    config.check_queues([QUEUE, SINGLE])
+    with pytest.raises(UserError, match=r"one for each of the 1 model\.queues"):
+        config.check_queues([QUEUE])
 
 
 @pytest.mark.parametrize("frames", [100, 64])
@@ -199,11 +233,12 @@ def test_preroll_fills_and_drains():
 
 
 def test_a_growing_queue_shows_the_windows_of_generation():
-    levels = draw(batch=400, **only("preroll", focuses=("equal",), micro_steps=2, context_max_t=0.0))
+    queue = replace(QUEUE, steps_per_shift=2)
+    levels = draw(batch=400, queues=[queue], **only("preroll", focuses=("equal",), context_max_t=0.0))
     growing = (~levels.present).any(dim=1)
     assert 50 < growing.sum() < 150
     assert not (levels.loss_mask & ~levels.present).any()
-    shown = queue_levels(time_grid(20), num_chunks=10, chunk_frames=16)[:-1]  # (2, 160)
+    shown = torch.stack([queue_times(time_grid(20), queue, call) for call in range(2)])  # (2, 160)
     for t, loss_mask, present in zip(
         levels.t[growing], levels.loss_mask[growing], levels.present[growing], strict=True
     ):
@@ -269,15 +304,15 @@ def test_zero_share_never_appears():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (dict.fromkeys(KINDS, 0.0), "not all 0"),
-        ({"ramp": -0.1}, "shares must not be negative"),
-        ({"num_chunks": 0}, "num_chunks >= 1"),
-        ({"context_max_t": 1.0}, r"context_max_t must be in \[0, 1\), got 1.0"),
-        ({"shift": 0.5}, "shift must be at least 1, got 0.5"),
+        (dict.fromkeys(KINDS, 0.0), "at least one of uniform, ramp, preroll, independent must be above 0"),
+        ({"ramp": -0.1}, r"ramp must be in \[0, 1000000\], got -0.1"),
+        ({"uniform": math.nan}, r"uniform must be in \[0, 1000000\], got nan"),
+        ({"context_max_t": 1.0}, r"context_max_t must be in \[0, 0.99\], got 1.0"),
+        ({"shift": 0.5}, r"shift must be in \[1, 1000000000\], got 0.5"),
         ({"splice": 1.5}, r"splice must be in \[0, 1\], got 1.5"),
-        ({"focuses": ()}, "needs a focus"),
+        ({"focuses": ()}, "focuses must name at least one curve"),
     ],
 )
 def test_errors(changes: dict[str, Any], named: str):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(UserError, match=named):
         NoiseLevelConfig(**changes)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.shards import Shard, ShardWriter
+from data.tar_shards import Shard, ShardWriter
 
 
 def _write(path: Path) -> dict[str, np.ndarray]:

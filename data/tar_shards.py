@@ -9,9 +9,9 @@ import io
 import json
 import math
 import mmap
-import os
 import tarfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,13 @@ from typing import Any
 import numpy as np
 
 from models.errors import UserError
+from models.files import replacing
+
+
+def _archive_bytes(end: int) -> int:
+    """Size of a tar file whose last member ends at byte `end`: whole blocks, two empty ones, and whole records."""
+    blocks = -(-end // tarfile.BLOCKSIZE) + 2
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 class ShardWriter:
@@ -29,10 +36,13 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._stack = ExitStack()
 
     def __enter__(self) -> "ShardWriter":
-        self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self.path))
+            self._tar = stack.enter_context(tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT))
+            self._stack = stack.pop_all()
         return self
 
     def write(self, key: str, members: Mapping[str, Any]) -> None:
@@ -53,11 +63,7 @@ class ShardWriter:
                 self._add(f"{key}.{name}.json", json.dumps(value, ensure_ascii=False).encode())
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._tar.close()
-        if error is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)
 
     def _add(self, name: str, content: bytes) -> None:
         member = tarfile.TarInfo(name)
@@ -75,6 +81,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._places: dict[str, dict[str, tuple[int, int]]] = {}
+        end = 0
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
@@ -82,10 +89,10 @@ class Shard:
                         key, _, extension = Path(member.name).name.partition(".")
                         self._places.setdefault(key, {})[extension] = (member.offset_data, member.size)
                         end = member.offset_data + member.size
-                        if end > path.stat().st_size:
-                            raise UserError(f"shard {path} breaks off; write it again")
         except tarfile.TarError as error:
             raise UserError(f"{path} is no shard: {error}") from error
+        if path.stat().st_size != _archive_bytes(end):
+            raise UserError(f"shard {path} breaks off; write it again")
         self.keys = list(self._places)
         self._arrays: dict[tuple[str, str], tuple[np.dtype, tuple[int, ...], int]] = {}
         self._map: mmap.mmap | None = None

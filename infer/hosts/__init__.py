@@ -1,0 +1,1 @@
+"""Published latent diffusion models behind the endless queue; needs the extra `hosts` (diffusers)."""
