@@ -60,9 +60,9 @@ class SpectralConfig:
     """Blocks of the decoder at the latents' rate, then at the transform's."""
     frames_per_latent: int = 2
     """Frames of the transform in a latent frame."""
-    components: int = 40
+    components: int = 32
     """Principal components of log spectra that the training starts from."""
-    tone_channels: int = 24
+    tone_channels: int = 32
     """Channels of the latents that are the tones' code."""
     tone_width: int = 256
     """Features of the tones' networks."""

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from models.tones import FAINTEST_TONE, LOWEST_MIDI, MAX_CENTS, NUM_TONES, split_tones
 
+FAINTEST_TEACHING = 1e-6
+"""Power, -60 dBFS, up to which a tone may sound where none was measured."""
 TINY_POWER = 1e-9
 """Added to a tone's power before the logarithm; far below the faintest tone, so that one that is off has a gradient."""
-EDGE_FRAMES = 4
-"""Frames at both ends of a crop whose windows are not full."""
 MAX_NOTES, NUM_HARMONICS = 4, 16
 
 
@@ -30,14 +30,13 @@ def tone_losses(amplitudes: Tensor, cents: Tensor, tones: Tensor) -> dict[str, T
         tones: measured.
 
     Returns:
-        "tones/level": mean square of the natural logarithm of amplitude ratios; where there is no tone, any faint one
-        will do. "tones/pitch": mean square of the cents in shares of `MAX_CENTS`, of the tones there are; louder ones
+        "tones/level": mean square of the natural logarithm of amplitude ratios; a tone too faint to matter may be
+        fainter still. "tones/pitch": mean square of the cents in shares of `MAX_CENTS`, of the tones there are; louder ones
         count more.
     """
-    inside = slice(EDGE_FRAMES, -EDGE_FRAMES)
-    power, wanted = split_tones(tones[..., inside].float())
-    amplitudes, cents = amplitudes[..., inside].float(), cents[..., inside].float()
-    ratio = (amplitudes.square() + TINY_POWER).log() - power.clamp_min(FAINTEST_TONE).log()
+    power, wanted = split_tones(tones.float())
+    amplitudes, cents = amplitudes.float(), cents.float()
+    ratio = (amplitudes.square() + TINY_POWER).log() - power.clamp_min(FAINTEST_TEACHING).log()
     error = torch.where(power > FAINTEST_TONE, ratio, ratio.clamp_min(0))
     weight = (power.amax(dim=1).clamp_min(FAINTEST_TONE) / FAINTEST_TONE).log()
     pitch_error = ((cents - wanted) / MAX_CENTS).square()

@@ -12,9 +12,10 @@ from data.datamodule import AudioDataModule, DataConfig
 from models.discriminator import DiscriminatorConfig
 from models.errors import UserError
 from models.vae import VAE, VAEConfig
-from train.band_losses import ToneLossConfig, vae_training
+from train.band_losses import ToneLossConfig
 from train.callbacks import Demos, Export
 from train.optimisation import OptimiserConfig
+from train.spectral_training import TonePathConfig, vae_training
 from train.trainer import TrainerConfig, fit, seed_run
 from train.vae_training import Part, VAELossConfig, VAEStagesConfig, VAETraining
 
@@ -54,6 +55,7 @@ def main(
     data: DataConfig,
     trainer: TrainerConfig,
     tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
+    tone_path: TonePathConfig = TonePathConfig(),  # noqa: B008
     init_from: Path | None = None,
     train: Part | None = None,
     run: Path = Path("runs/vae"),
@@ -75,6 +77,7 @@ def main(
         data: what is trained on.
         trainer: length, devices, precision.
         tones: what kind "bands" needs besides.
+        tone_path: how the tones of kind "spectral" are trained.
         init_from: checkpoint folder of a trained autoencoder to go on from; its sizes replace `model`.
         train: with init_from, what is trained: the decoder, all (latents and statistics then become new ones), or the
             tones of kind "bands", on the tones' term alone and without decoding.
@@ -91,6 +94,7 @@ def main(
     check_settings(vae.config, discriminator, data, trainer)
     module = vae_training(
         tones,
+        tone_path,
         vae=vae,
         discriminator=discriminator,
         loss=loss,
