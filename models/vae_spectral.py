@@ -70,13 +70,15 @@ class SpectralConfig:
     def __post_init__(self) -> None:
         for name in ("encoder_blocks", "decoder_blocks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.hop % (2 * self.short_steps) or self.window % (2 * self.hop):
+        if self.window % self.hop or self.hop % (2 * self.short_steps):
             raise UserError(
-                "window must be an even multiple of hop, and hop a multiple of 2 * short_steps, got "
+                "window must be a multiple of hop, and hop of 2 * short_steps, got "
                 f"{self.window}, {self.hop} and {self.short_steps}"
             )
         if (self.hop // self.short_steps) % self.short_bands:
-            raise UserError(f"short_bands must divide hop / short_steps, got {self.short_bands}")
+            raise UserError(
+                f"short_bands must divide hop / short_steps = {self.hop // self.short_steps}, got {self.short_bands}"
+            )
         if self.components > self.width:
             raise UserError(f"components must be at most width, got {self.components} > {self.width}")
 
@@ -264,6 +266,7 @@ class SpectralDecoder(nn.Module):
             GELU(),
         )
         self.bank = ToneBank(c.tone_width, c.hop_length, sample_rate)
+        self.num_tone_channels = c.tone_channels
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.bins(latents) + self.bank(self.tone_net(latents))
@@ -283,11 +286,12 @@ class SpectralDecoder(nn.Module):
 
     @torch.no_grad()
     def make_quiet(self) -> None:
-        """Begin near silence."""
+        """Begin near silence, and with tones that depend on their code alone."""
         head = cast(nn.Conv1d, self.trunk[-1])
         head.weight.mul_(0.3)
         cast(Tensor, head.bias)[: 2 * self.synthesis.num_bins].fill_(-5.0)
         self.bank.initialise()
+        cast(nn.Conv1d, self.tone_net[0]).weight[:, : -self.num_tone_channels].zero_()
 
 
 class GELU(PointwiseLayer):
