@@ -16,6 +16,7 @@ from tqdm import tqdm
 from data.audio import SAMPLE_RATE, read_audio
 from data.audio_writer import WRITER_SUFFIXES, write_audio
 from data.cli import run
+from data.text_files import read_lines
 from infer.edit import Edit, make_edit
 from infer.guidance import GuidanceConfig, check_prompt, prompt_denoiser
 from infer.limiter import limit
@@ -197,7 +198,7 @@ def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
     if prompts is None:
         texts = [prompt or ""]
     else:
-        texts = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = read_lines(prompts)
         if not texts:
             raise UserError(f"{prompts} holds no prompt: write one description a line")
     for text in texts:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.text_files import check_text
 from models.errors import UserError
 from models.text_to_audio import Conditioning, Seconds, TextToAudio
 from models.unet import UNet
@@ -116,7 +117,8 @@ def prompt_denoiser(
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse a prompt without a word."""
+    """Refuse a prompt without a word, or with what is no character."""
+    check_text(prompt, "the prompt")
     if not prompt.strip():
         raise UserError('the prompt is empty, describe a sound: --prompt "heavy rain with distant thunder"')
 

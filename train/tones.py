@@ -31,8 +31,8 @@ def tone_losses(amplitudes: Tensor, cents: Tensor, tones: Tensor) -> dict[str, T
 
     Returns:
         "tones/level": mean square of the natural logarithm of amplitude ratios; a tone too faint to matter may be
-        fainter still. "tones/pitch": mean square of the cents in shares of `MAX_CENTS`, of the tones there are; louder ones
-        count more.
+        fainter still. "tones/pitch": mean square of the cents in shares of `MAX_CENTS`, of the tones there are; louder
+        ones count more.
     """
     power, wanted = split_tones(tones.float())
     amplitudes, cents = amplitudes.float(), cents.float()

@@ -1,4 +1,4 @@
-"""Teaching tones: losses are zero at the goal and have gradients far from it; drawn sets are what a measurement gives."""
+"""Teaching tones: losses are zero at the goal and have gradients far from it; drawn sets are like measured ones."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_drawn_tones_are_varied_and_repeatable():
     count = sounding.sum(dim=1).float()
     assert 5 < count.mean() < 40
     assert (count[:, -1] == 1).float().mean() > 0.02  # pure sines
-    assert 0.5 < sounding.any(dim=2).float().mean(dim=0)[10:70].min() * 20
+    assert sounding.any(dim=2).float().mean(dim=0)[10:70].min() > 0.025  # all over the keyboard
     loudest = 10 * power.amax(dim=(1, 2))[:, -1].clamp_min(1e-9).log10()
     assert loudest.min() < -30
     assert loudest.max() > -8

@@ -252,6 +252,12 @@ def test_a_checkpoint_that_does_not_fit_lists_every_kind_of_difference(tmp_path:
         (["--trainer.accumulate_grad_batches", "2"], "cannot accumulate gradients"),
         (["--model.waveform.encoder_strides", "[8, 8]"], "have the same product, the hop length"),
         (["--init_from", "nowhere"], "no model in nowhere"),
+        (["--data.crop_samples", "1"], "data.crop_samples must be in [1024, "),
+        (
+            ["--loss.spectral.window_lengths", "[65536]"],
+            "data.crop_samples must hold the longest window, 65536 samples",
+        ),
+        (["--data.latents", "runs"], "data.latents and data.replay are for train.diffusion"),
         (["--train", "tones"], "--train tones needs a trained autoencoder"),
     ],
 )
