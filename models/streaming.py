@@ -11,6 +11,7 @@ Tensors: audio (batch, channels, samples), latents (batch, latent channels, fram
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -231,6 +232,31 @@ class ResidualStream(LayerStream):
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         start, end = self.branch.input_span(first, last)
         return min(start, first), max(end, last)
+
+
+class SumStream(LayerStream):
+    """The sum of several layers' outputs: those of the faster ones wait."""
+
+    carried = ("waiting",)
+
+    def __init__(self, layers: Iterable[LayerStream]) -> None:
+        self.layers = list(layers)
+        self.waiting: list[Tensor] | None = None
+
+    def inner(self) -> Sequence[LayerStream]:
+        return self.layers
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        outputs = [layer.push(x, last) for layer in self.layers]
+        if self.waiting is not None:
+            outputs = [torch.cat(pair, dim=-1) for pair in zip(self.waiting, outputs, strict=True)]
+        num_ready = min(output.shape[-1] for output in outputs)
+        self.waiting = [output[..., num_ready:].clone() for output in outputs]
+        return reduce(torch.add, (output[..., :num_ready] for output in outputs))
+
+    def input_span(self, first: int, last: int) -> tuple[int, int]:
+        starts, ends = zip(*(layer.input_span(first, last) for layer in self.layers), strict=True)
+        return min(starts), max(ends)
 
 
 def layer_stream(layer: nn.Module) -> LayerStream:

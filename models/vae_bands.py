@@ -12,7 +12,6 @@ Source: tones and noise: Serra & Smith 1990, Engel et al. 2020 (arXiv 2001.04643
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, cast
@@ -23,7 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.errors import UserError
-from models.streaming import ConvTransposeStream, LayerStream, PointwiseLayer, WindowStream, layer_stream, pad
+from models.streaming import (
+    ConvTransposeStream,
+    LayerStream,
+    PointwiseLayer,
+    SumStream,
+    WindowStream,
+    layer_stream,
+    pad,
+)
 from models.vae_waveform import (
     ResidualUnit,
     Snake,
@@ -490,31 +497,6 @@ def lapped_transform(stride: int, channels: int) -> Tensor:
     cosines = math.sqrt(2 / stride) * sine_window(2 * stride) * torch.cos(math.pi / stride * (n + stride / 2) * k)
     mixing = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2) if channels == 2 else torch.eye(channels)
     return torch.einsum("kn,rc->krcn", cosines, mixing).reshape(stride * channels, channels, 2 * stride)
-
-
-class SumStream(LayerStream):
-    """The sum of several layers' outputs: those of the faster ones wait."""
-
-    carried = ("waiting",)
-
-    def __init__(self, layers: Iterable[LayerStream]) -> None:
-        self.layers = list(layers)
-        self.waiting: list[Tensor] | None = None
-
-    def inner(self) -> Sequence[LayerStream]:
-        return self.layers
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        outputs = [layer.push(x, last) for layer in self.layers]
-        if self.waiting is not None:
-            outputs = [torch.cat(pair, dim=-1) for pair in zip(self.waiting, outputs, strict=True)]
-        num_ready = min(output.shape[-1] for output in outputs)
-        self.waiting = [output[..., num_ready:].clone() for output in outputs]
-        return reduce(torch.add, (output[..., :num_ready] for output in outputs))
-
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        starts, ends = zip(*(layer.input_span(first, last) for layer in self.layers), strict=True)
-        return min(starts), max(ends)
 
 
 class ShapedBandsStream(LayerStream):

@@ -26,26 +26,17 @@ from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
-<<<<<<< HEAD
 from models.vae_waveform import WaveformConfig
-from train import diffusion, vae
 from train.band_losses import ToneLossConfig
 from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
 from train.optimisation import OptimiserConfig
 from train.spectral_training import TonePathConfig, vae_training
-from train.trainer import TrainerConfig, seed_run
-from train.vae import compile_networks
-=======
-from train.band_losses import ToneLossConfig, vae_training
-from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
-from train.optimisation import OptimiserConfig
 from train.trainer import CONFIGS, TrainerConfig, seed_run
->>>>>>> main
 from train.vae_training import VAELossConfig, VAEStagesConfig
 
 NEVER = 10**12
 NO_DEMO = DemoConfig()
-HOP_LENGTH = 1_024
+HOP_LENGTH = WaveformConfig().hop_length
 """Of the autoencoder that the latents are thought to come from."""
 
 
@@ -182,16 +173,9 @@ def benchmark_diffusion(
         json: write JSON instead of a table.
     """
     seed_run(0)
-<<<<<<< HEAD
-    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_frames
+    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_samples // HOP_LENGTH
     layers = WaveformConfig(encoder_width=1, decoder_width=16, dilations=())
     smallest = VAE(VAEConfig(latent_channels=channels, waveform=layers))
-=======
-    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_samples // HOP_LENGTH
-    smallest = VAE(
-        VAEConfig(latent_channels=channels, hop_length=HOP_LENGTH, encoder_width=1, decoder_width=16, dilations=())
-    )
->>>>>>> main
     network = TextToAudio(model, smallest, cast(TextEncoder, EmbeddedText(model.unet.context_width)))
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:
