@@ -127,8 +127,8 @@ class SpectralTraining(VAETraining):
         is_training = vae is self.vae
         measured = self._measured if is_training else encoder_of(vae).peaks(audio)
         inside = slice(EDGE_FRAMES, -EDGE_FRAMES)
-        played = (values[..., inside] for values in decoder_of(vae).tones(latents))
-        teacher = tone_losses(*played, measured[..., inside])
+        amplitudes, cents = decoder_of(vae).tones(latents)
+        teacher = tone_losses(amplitudes[..., inside], cents[..., inside], measured[..., inside])
         if is_training:
             generator = self._tone_generator()
             drawn = self._drawn(generator)
