@@ -25,10 +25,9 @@ from infer.guidance import GuidanceConfig, GuidedDenoiser
 from infer.samplers import make_generators
 from infer.speed import Speed, describe_device, measure, write_report
 from infer.stream import decode_stream
-from models.checkpoint import SHIPPED_MODEL, load_part, load_weights
+from models.checkpoint import SHIPPED_MODEL, load_part, load_weights, without_weights
 from models.device import resolve_device
 from models.errors import UserError
-from models.meta import without_weights
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_to_audio import Conditioning
 from models.unet import UNet, UNetConfig
@@ -171,7 +170,7 @@ def conditioning(unet: UNet, batch: int, device: torch.device) -> Conditioning:
 def unet_speed(unet: UNet | None, settings: Settings) -> Speed:
     """One network call at a noise level per frame."""
     assert unet is not None
-    hop, rate = VAEConfig.hop_length, VAEConfig.sample_rate
+    hop, rate = VAEConfig().hop_length, VAEConfig().sample_rate
     num_frames = max(1, round(settings.seconds * rate / hop))
     latents = torch.randn(settings.batch, unet.config.latent_channels, num_frames, device=settings.device)
     t = torch.rand(settings.batch, num_frames, device=settings.device)

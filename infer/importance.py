@@ -36,10 +36,10 @@ from infer.fifo.stream_config import StreamConfig
 from models.checkpoint import SHIPPED_MODEL, save_config
 from models.device import resolve_device
 from models.errors import UserError
-from models.layers import SelfAttention, Transformer
 from models.schedule import Focus
 from models.text_to_audio import TextToAudio
 from models.unet import UNet
+from models.unet_layers import SelfAttention, Transformer
 
 REGIONS: tuple[Focus, ...] = ("last", "middle", "initial")
 PROMPTS = (

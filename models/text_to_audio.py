@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
+from models.checkpoint import load_config, load_part, load_weights, save_config, save_part, without_weights
 from models.errors import UserError
-from models.meta import without_weights
 from models.queue import QueueConfig
 from models.text_encoder import TextEncoder
 from models.timing import NUM_TIMING_TOKENS, TimingConfig, TimingEmbedder

@@ -24,10 +24,9 @@ from data.latent_statistics import LatentMoments, warn_of_drift
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
-from models.checkpoint import load_weights
+from models.checkpoint import load_weights, without_weights
 from models.diffusion import add_noise, velocity
 from models.errors import check_bounds
-from models.meta import without_weights
 from models.queue import QueueConfig
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet

@@ -50,10 +50,10 @@ def main(
         optimiser: of both networks, each with its own.
         data: what is trained on.
         trainer: length, devices, precision.
-        tones: what `model.band_levels` needs besides.
+        tones: what kind "bands" needs besides.
         init_from: checkpoint folder of a trained autoencoder to go on from; `model` must be its own, or left out.
         train: with init_from, what is trained: the decoder, all (latents and statistics then become new ones), or the
-            tones of a model with band_levels, on the tones' term alone and without decoding.
+            tones of kind "bands", on the tones' term alone and without decoding.
         run: folder for logs, demos, `last.ckpt` and the exported model in `export/`.
         seed: of initial weights, data order and noise.
         resume: "last", or a checkpoint's path.

@@ -15,8 +15,8 @@ from infer.fifo import FifoConfig, StreamConfig
 from infer.fifo.config import recommended_focus
 from infer.guidance import GuidanceConfig
 from infer.importance import LayerAttention, attention_weights, measure, recorded, report
-from models.layers import SelfAttention, key_mask, merge_heads, rotary_angles
 from models.text_to_audio import TextToAudio
+from models.unet_layers import SelfAttention, key_mask, merge_heads, rotary_angles
 
 CONFIG = StreamConfig(
     fifo=FifoConfig(context=8, chunk=4, num_chunks=6, micro_steps=2), guidance=GuidanceConfig(scale=2.0)

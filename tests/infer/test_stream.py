@@ -28,6 +28,7 @@ from infer.stream import (
     play,
 )
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,8 @@ def vae() -> VAE:
     torch.manual_seed(0)
     return VAE(
         VAEConfig(
-            encoder_width=4,
-            encoder_strides=(2, 4),
-            decoder_width=16,
-            decoder_strides=(4, 2),
-            hop_length=8,
             latent_channels=3,
+            waveform=WaveformConfig(encoder_width=4, encoder_strides=(2, 4), decoder_width=16, decoder_strides=(4, 2)),
         )
     ).eval()
 

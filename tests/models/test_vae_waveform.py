@@ -1,8 +1,8 @@
-"""Snake: its formula, its gradient, its number format."""
+"""The Snake activation and its gradient."""
 
 import torch
 
-from models.snake import Snake, SnakeFunction
+from models.vae_waveform import Snake, SnakeFunction
 
 
 def test_snake_is_its_formula_and_its_gradient_is_right():

@@ -1,25 +1,46 @@
-"""Layers of the autoencoder: residual units and strided convolutions as in the paper, and explicit band levels.
+"""The shipped model's autoencoder: the paper's layers, and explicit levels of frequency bands; not in the paper.
 
-All are local in time; `models.streaming` streams them exactly. Tensors are (batch, channels, time).
+For models too small to learn logarithms and noise from waveforms: the encoder is also shown the levels of frequency
+bands and of quarter tones in dB, and the decoder shapes bands of noise and tones beside its own waveforms, each with a
+gain of its own in every audio channel. The first and the last convolution start as an orthonormal lapped transform, so
+that no layer works at the full sample rate.
 
-Band levels are for models too small to learn logarithms and noise from waveforms: the encoder is also shown the levels
-of frequency bands and of quarter tones in dB, and the decoder shapes bands of noise and tones beside its own waveforms,
-each with a gain of its own in every audio channel. The paper's autoencoder has neither.
+All layers are local in time; `models.streaming` streams them exactly. Tensors are (batch, channels, time).
 
-Source: Kumar et al. 2023 (arXiv 2306.06546); tones and noise: Serra & Smith 1990, Engel et al. 2020 (arXiv 2001.04643).
+Source: tones and noise: Serra & Smith 1990, Engel et al. 2020 (arXiv 2001.04643).
 """
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import reduce
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.snake import Snake
+from models.errors import UserError
+from models.streaming import (
+    ConvTransposeStream,
+    LayerStream,
+    PointwiseLayer,
+    SumStream,
+    WindowStream,
+    layer_stream,
+    pad,
+)
+from models.vae_waveform import (
+    ResidualUnit,
+    Snake,
+    check_halving,
+    check_strides,
+    convolutions,
+    down_sampling,
+    initialise,
+    up_sampling,
+)
 
 NOISE_KEY = 20_240_207
 QUIETEST_POWER = 1e-9
@@ -30,24 +51,119 @@ FAINT_NOISE, FAINT_TONE = 0.05, 0.001
 """Amplitudes of the decoder's noise bands and tones before training."""
 
 
-class PointwiseLayer(nn.Module):
-    """Base of layers that treat every time step alike and alone."""
+@dataclass(frozen=True, kw_only=True)
+class BandsConfig:
+    """Sizes of the shipped model's encoder and decoder; the hop length is the stem's stride times either's strides."""
+
+    has_weight_norm: ClassVar[bool] = True
+
+    stem_stride: int = 256
+    """Stride of the first and the last convolution, and number of the bands of the finer time grid."""
+    encoder_width: int = 256
+    """Channels after the encoder's first convolution; every level doubles them."""
+    encoder_strides: tuple[int, ...] = (4,)
+    """Down-sampling factor of each encoder level."""
+    decoder_width: int = 768
+    """Channels after the decoder's first convolution; every level halves them."""
+    decoder_strides: tuple[int, ...] = (4,)
+    """Up-sampling factor of each decoder level."""
+    dilations: tuple[int, ...] = (1, 3)
+    """Dilation of the residual units of a level."""
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_strides", "decoder_strides", "dilations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_strides(self.encoder_strides, self.decoder_strides)
+        check_halving(self.decoder_width, len(self.decoder_strides))
+        if self.stem_stride < 4 or self.stem_stride % 4:
+            raise UserError(f"stem_stride must be a multiple of 4, got {self.stem_stride}")
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per latent frame."""
+        return self.stem_stride * math.prod(self.encoder_strides)
+
+    def build(
+        self, *, audio_channels: int, latent_channels: int, sample_rate: int, initial_log_std: float
+    ) -> tuple[nn.Module, nn.Module]:
+        """Build encoder and decoder; see `models.vae.VAELayers`."""
+        encoder = bands_encoder(self, audio_channels, latent_channels, sample_rate)
+        decoder = bands_decoder(self, audio_channels, latent_channels, sample_rate)
+        initialise(encoder, initial_log_std)
+        initialise(decoder)
+        _start_as_lapped_transform(self, encoder, decoder, audio_channels)
+        return encoder, decoder
 
 
-class ResidualUnit(nn.Module):
-    """Snake, dilated convolution, Snake, 1x1 convolution, added to the input."""
+def bands_encoder(config: BandsConfig, audio_channels: int, latent_channels: int, sample_rate: int) -> nn.Sequential:
+    """Audio to the posterior's parameters: (batch, audio_channels, samples) -> (batch, 2 latent_channels, frames)."""
+    width, stem = config.encoder_width, config.stem_stride
+    layers: list[nn.Module] = [down_sampling(audio_channels, width, stem)]
+    for stride in config.encoder_strides:
+        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
+        layers += [Snake(width), down_sampling(width, 2 * width, stride)]
+        width *= 2
+    coarse = band_levels(audio_channels, stem, math.prod(config.encoder_strides), width)
+    fine = band_levels(audio_channels, config.hop_length, 1, width)
+    tones = tone_levels(audio_channels, config.hop_length, sample_rate, width)
+    layers = [Sum(nn.Sequential(*layers), coarse, fine, tones)]
+    layers += [Snake(width), nn.Conv1d(width, width, kernel_size=3, padding=1)]
+    layers += [nn.Conv1d(width, 2 * latent_channels, kernel_size=1)]
+    return nn.Sequential(*layers)
 
-    def __init__(self, channels: int, dilation: int) -> None:
-        super().__init__()
-        self.block = nn.Sequential(
-            Snake(channels),
-            nn.Conv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation),
-            Snake(channels),
-            nn.Conv1d(channels, channels, kernel_size=1),
-        )
 
-    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
-        return x + self.block(x)
+def bands_decoder(config: BandsConfig, audio_channels: int, latent_channels: int, sample_rate: int) -> nn.Sequential:
+    """Latents to audio: (batch, latent_channels, frames) -> (batch, audio_channels, samples).
+
+    There is no tanh: saturated, it has no gradient, and gains get there in one bad step.
+    """
+    width = config.decoder_width
+    first, layers = nn.Conv1d(latent_channels, width, kernel_size=7, padding=3), []
+    for stride in config.decoder_strides:
+        layers += [Snake(width), up_sampling(width, width // 2, stride)]
+        width //= 2
+        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
+    layers += [Snake(width)]
+    waveforms = nn.Sequential(
+        ChannelGains(width, audio_channels),
+        up_sampling(audio_channels * width, audio_channels, config.stem_stride, groups=audio_channels),
+    )
+    coarse = shaped_noise(width, config.stem_stride, audio_channels)
+    fine = shaped_noise(config.decoder_width, config.hop_length, audio_channels)
+    branches = nn.Sequential(*layers, Sum(waveforms, coarse)), nn.Sequential(Snake(config.decoder_width), *fine)
+    tones = tone_branch(latent_channels, config.decoder_width // 2, config.hop_length, audio_channels, sample_rate)
+    return nn.Sequential(Sum(nn.Sequential(first, Sum(*branches)), tones))
+
+
+def tones_of(decoder: nn.Module) -> nn.Sequential:
+    """The part of `bands_decoder` that makes tones."""
+    return cast(nn.Sequential, cast(Sum, cast(nn.Sequential, decoder)[0]).layers[1])
+
+
+def tone_amplitudes(decoder: nn.Module, raw_latents: Tensor) -> Tensor:
+    """What `bands_decoder` sets its tones to, (batch, audio_channels, tones, frames).
+
+    The tones are `quarter_tones_hz`; 1 is the amplitude of a full-scale sine.
+    """
+    branch = tones_of(decoder)  # ends with the tones and their synthesis
+    return cast(ShapedTones, branch[-2]).amplitudes(branch[:-2](raw_latents))
+
+
+@torch.no_grad()
+def _start_as_lapped_transform(
+    config: BandsConfig, encoder: nn.Module, decoder: nn.Module, audio_channels: int
+) -> None:
+    for unit in decoder.modules():
+        if isinstance(unit, ChannelGains | ShapedBands):
+            unit.initialise()
+    first = convolutions(encoder)[0]
+    output = [c for c in convolutions(decoder) if isinstance(c, nn.ConvTranspose1d)][-1]
+    basis = lapped_transform(config.stem_stride, audio_channels)
+    for convolution in (first, output):
+        weight = convolution.weight.unflatten(0, (convolution.groups, -1))  # (groups, rows, channels, kernel)
+        rows = min(len(basis), weight.shape[1])
+        weight[:, :rows] = basis[:rows].unflatten(1, (convolution.groups, -1)).transpose(0, 1)
+    output.weight.mul_(0.1)
 
 
 class Sum(nn.Module):
@@ -59,6 +175,10 @@ class Sum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return reduce(torch.add, (layer(x) for layer in self.layers))
+
+    def streamed(self) -> LayerStream:
+        """The form that carries on from chunk to chunk."""
+        return SumStream([layer_stream(layer) for layer in self.layers])
 
 
 class Views(PointwiseLayer):
@@ -102,6 +222,10 @@ class WindowPower(nn.Module, ABC):
         """Power of every whole window, (batch, channels, samples) -> (batch, channels * bands, windows)."""
         return self.power(padded.unfold(-1, self.length, self.stride)).transpose(2, 3).flatten(1, 2)
 
+    def streamed(self) -> LayerStream:
+        """The form that carries on from chunk to chunk."""
+        return WindowStream(self.of_windows, self.length, self.stride, self.padding)
+
     @abstractmethod
     def power(self, windows: Tensor) -> Tensor:
         """(batch, channels, windows, length) -> (batch, channels, windows, bands); 1 for a full-scale sine."""
@@ -142,17 +266,6 @@ class Level(PointwiseLayer):
 
     def forward(self, power: Tensor) -> Tensor:
         return 1 - (power + QUIETEST_POWER).log() / math.log(QUIETEST_POWER)
-
-
-def down_sampling(in_channels: int, out_channels: int, stride: int) -> nn.Conv1d:
-    """Convolution that makes time exactly `stride` times shorter."""
-    return nn.Conv1d(in_channels, out_channels, 2 * stride, stride, math.ceil(stride / 2))
-
-
-def up_sampling(in_channels: int, out_channels: int, stride: int, groups: int = 1) -> nn.ConvTranspose1d:
-    """Transposed convolution that makes time exactly `stride` times longer."""
-    padding, output_padding = math.ceil(stride / 2), stride % 2
-    return nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride, padding, output_padding, groups)
 
 
 def band_levels(audio_channels: int, num_bands: int, factor: int, width: int) -> nn.Sequential:
@@ -238,6 +351,10 @@ class ShapedBands(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         return self._shape(x, self.random_carriers(x)) if self.training else self.from_step(x, 0)
 
+    def streamed(self) -> LayerStream:
+        """The form that carries on from chunk to chunk."""
+        return ShapedBandsStream(self)
+
     def from_step(self, x: Tensor, start: int) -> Tensor:
         """Shape the fixed sequence from step `start` on."""
         return self._shape(x, self.carriers(start, x.shape[-1]).to(x))
@@ -299,12 +416,14 @@ class LappedSynthesis(nn.Module):
         super().__init__()
         stride = shapes.shape[-1] // 2
         self.register_buffer("weight", shapes[:, None].contiguous(), persistent=False)
-        self.bias = None
-        self.kernel_size, self.stride, self.padding = (2 * stride,), (stride,), (stride // 2,)
-        self.output_padding, self.dilation, self.groups = (0,), (1,), audio_channels
+        self.stride, self.groups = stride, audio_channels
 
     def forward(self, bands: Tensor) -> Tensor:
-        return F.conv_transpose1d(bands, self.weight, None, self.stride, self.padding, groups=self.groups)
+        return F.conv_transpose1d(bands, self.weight, None, self.stride, self.stride // 2, groups=self.groups)
+
+    def streamed(self) -> LayerStream:
+        """The form that carries on from chunk to chunk."""
+        return ConvTransposeStream(self.weight, None, self.stride, self.stride // 2, groups=self.groups)
 
 
 def shaped_noise(width: int, stride: int, audio_channels: int) -> nn.Sequential:
@@ -378,3 +497,23 @@ def lapped_transform(stride: int, channels: int) -> Tensor:
     cosines = math.sqrt(2 / stride) * sine_window(2 * stride) * torch.cos(math.pi / stride * (n + stride / 2) * k)
     mixing = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2) if channels == 2 else torch.eye(channels)
     return torch.einsum("kn,rc->krcn", cosines, mixing).reshape(stride * channels, channels, 2 * stride)
+
+
+class ShapedBandsStream(LayerStream):
+    """Bands of noise or tones, which go on where they stopped."""
+
+    carried = ("position",)
+
+    def __init__(self, layer: "ShapedBands") -> None:
+        self.layer = layer
+        self.position = 0
+
+    def push(self, x: Tensor, last: bool) -> Tensor:  # noqa: ARG002
+        if x.shape[-1] == 0:  # there is no convolution of nothing
+            return self.layer.from_step(pad(x, 1), self.position)[..., :0]
+        shaped = self.layer.from_step(x, self.position)
+        self.position += x.shape[-1]
+        return shaped
+
+    def input_span(self, first: int, last: int) -> tuple[int, int]:
+        return first, last
