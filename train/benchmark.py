@@ -26,15 +26,17 @@ from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
-from train.band_losses import ToneLossConfig, vae_training
+from models.vae_waveform import WaveformConfig
+from train.band_losses import ToneLossConfig
 from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
 from train.optimisation import OptimiserConfig
+from train.spectral_training import TonePathConfig, vae_training
 from train.trainer import CONFIGS, TrainerConfig, seed_run
 from train.vae_training import VAELossConfig, VAEStagesConfig
 
 NEVER = 10**12
 NO_DEMO = DemoConfig()
-HOP_LENGTH = 1_024
+HOP_LENGTH = WaveformConfig().hop_length
 """Of the autoencoder that the latents are thought to come from."""
 
 
@@ -95,6 +97,7 @@ def benchmark_vae(
     data: DataConfig,
     trainer: TrainerConfig,
     tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
+    tone_path: TonePathConfig = TonePathConfig(),  # noqa: B008
     compile: bool = False,
     repeats: int = 5,
     json: bool = False,
@@ -109,7 +112,8 @@ def benchmark_vae(
         optimiser: of both networks.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
-        tones: what `model.band_levels` needs besides.
+        tones: what kind "bands" needs besides.
+        tone_path: how the tones of kind "spectral" are trained.
         compile: compile the networks.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
@@ -117,6 +121,7 @@ def benchmark_vae(
     seed_run(0)
     module = vae_training(
         tones,
+        tone_path,
         vae=VAE(model),
         discriminator=discriminator,
         loss=loss,
@@ -169,9 +174,8 @@ def benchmark_diffusion(
     """
     seed_run(0)
     channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_samples // HOP_LENGTH
-    smallest = VAE(
-        VAEConfig(latent_channels=channels, hop_length=HOP_LENGTH, encoder_width=1, decoder_width=16, dilations=())
-    )
+    layers = WaveformConfig(encoder_width=1, decoder_width=16, dilations=())
+    smallest = VAE(VAEConfig(latent_channels=channels, waveform=layers))
     network = TextToAudio(model, smallest, cast(TextEncoder, EmbeddedText(model.unet.context_width)))
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:

@@ -24,10 +24,9 @@ from data.latent_statistics import LatentMoments, warn_of_drift
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
-from models.checkpoint import load_weights
+from models.checkpoint import load_weights, without_weights
 from models.diffusion import add_noise, velocity
 from models.errors import check_bounds
-from models.meta import without_weights
 from models.queue import QueueConfig
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet
@@ -72,6 +71,8 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))
+        check_bounds("demo.num_steps", self.num_steps, 1, 10_000)
+        check_bounds("demo.guidance_scale", self.guidance_scale, -100, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,7 @@ class NoiseConfig:
 class DiffusionTraining(Training):
     """Lightning module; see the module's header."""
 
+    name = "diffusion"
     num_samples: Tensor
     """Training samples so far by the length of their piece: of 0, (0, 1], (1, 2], ... seconds."""
 

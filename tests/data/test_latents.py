@@ -24,6 +24,7 @@ from data.latent_source import LatentSource
 from data.tar_shards import ShardWriter
 from models.errors import UserError
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 _HOP = 1_024
 _LENGTHS = {"a": 40 * _HOP, "b": 100 * _HOP + 7, "c": 300, "d": 64 * _HOP}
@@ -32,7 +33,7 @@ _LENGTHS = {"a": 40 * _HOP, "b": 100 * _HOP + 7, "c": 300, "d": 64 * _HOP}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    vae = VAE(VAEConfig(latent_channels=4, encoder_width=2, decoder_width=32))
+    vae = VAE(VAEConfig(latent_channels=4, waveform=WaveformConfig(encoder_width=2, decoder_width=32)))
     vae.set_latent_statistics(torch.randn(4) * 0.1, torch.rand(4) + 0.5)
     folder = tmp_path_factory.mktemp("model")
     vae.save(folder, torch.float32)

@@ -10,14 +10,18 @@ from torch import Tensor
 
 from models.checkpoint import load_part
 from models.vae import VAE, VAEConfig
-from models.vae_layers import quarter_tones_hz
+from models.vae_bands import quarter_tones_hz
+from models.vae_waveform import WaveformConfig
 from tests.train.conftest import train
 from train.band_losses import ToneLoss, tone_peaks
 
-PLAIN = VAEConfig(latent_channels=4, hop_length=16, encoder_strides=(4, 4), decoder_width=16, decoder_strides=(4, 4))
+PLAIN = VAEConfig(latent_channels=4, waveform=WaveformConfig(encoder_width=4, decoder_width=32))
 BANDS = [
-    *("--model.band_levels", "true", "--model.stem_stride", "64", "--tones.weight", "10"),
-    *("--model.encoder_strides", "[4, 4]", "--model.decoder_strides", "[4, 4]"),
+    *("--model.kind", "bands", "--model.bands.stem_stride", "64", "--tones.weight", "10"),
+    *("--model.waveform.encoder_width", "128", "--model.waveform.encoder_strides", "[4, 4, 8, 8]"),
+    *("--model.waveform.decoder_width", "1536", "--model.waveform.decoder_strides", "[8, 8, 4, 4]"),
+    *("--model.bands.encoder_strides", "[4, 4]", "--model.bands.decoder_strides", "[4, 4]"),
+    *("--model.bands.encoder_width", "4", "--model.bands.decoder_width", "32"),
 ]
 
 
@@ -78,7 +82,7 @@ def test_the_decoders_noise_is_the_same_in_a_resumed_training(tmp_path: Path, as
 def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first = train("vae", tmp_path / "first", *BANDS, "--trainer.max_steps", "2")
     before = load_part(first / "export", "vae")[1]
-    options = ["--init_from", str(first / "export"), "--train", "tones", "--tones.weight", "10"]
+    options = [*BANDS, "--init_from", str(first / "export"), "--train", "tones"]
     faster = ["--optimiser.learning_rate", "0.02", "--optimiser.warmup_steps", "1", "--optimiser.ema_decay", "0.5"]
     faster += ["--tones.steps", "2"]
     run = train("vae", tmp_path / "tones", *options, *faster, "--trainer.max_steps", "30")
@@ -92,7 +96,7 @@ def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.Ca
     VAE(PLAIN).save(tmp_path / "plain")
     for wrong, told in (
         (["--tones.weight", "0"], "--train tones needs a tones.weight above 0"),
-        (["--init_from", str(tmp_path / "plain")], "this one has no tones"),
+        (["--init_from", str(tmp_path / "plain")], "another configuration than the given `model`"),
     ):
         with pytest.raises(SystemExit):
             train("vae", tmp_path / "wrong", *options, *wrong)
