@@ -256,4 +256,4 @@ def _is_number(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    run(main, argv=collect_cues(sys.argv[1:]))
+    run(main, argv=collect_cues(sys.argv[1:]), prog="python -m infer.fifo")
