@@ -30,7 +30,7 @@ from infer.evaluate.endless_measures import (
     window_embedder,
 )
 from infer.evaluate.endless_streams import Played, play_all
-from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
+from infer.evaluate.fact_prompts import SyntheticPrompt, plain_prompts
 from infer.evaluate.methods import ComparedMethod
 from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
@@ -149,7 +149,7 @@ def _add_notes(results: Results, label: str, played: dict[str, Played]) -> None:
 
 
 def _add_sound(
-    results: Results, played: dict[str, dict[str, Played]], items: list[FactPrompt], judge: Embedder | None
+    results: Results, played: dict[str, dict[str, Played]], items: list[SyntheticPrompt], judge: Embedder | None
 ) -> None:
     """Measure all streams, and real clips of the same sounds as one subject more."""
     first = next(iter(played.values()))
@@ -175,7 +175,7 @@ def _add_sound(
 
 
 def _sounds(
-    played: dict[str, Played] | None, items: list[FactPrompt], chunk_seconds: float
+    played: dict[str, Played] | None, items: list[SyntheticPrompt], chunk_seconds: float
 ) -> Iterator[tuple[str, Sound, float]]:
     """Name, sound and distance of joins of each stream; for real clips the joins of the first variant."""
     if played is None:
@@ -186,7 +186,7 @@ def _sounds(
 
 
 def _report_clips(
-    played: dict[str, dict[str, Played]], items: list[FactPrompt], seed: int, number: int
+    played: dict[str, dict[str, Played]], items: list[SyntheticPrompt], seed: int, number: int
 ) -> Iterator[ReportClip]:
     """The first 30 s of each variant, side by side."""
     for item in items[:number]:

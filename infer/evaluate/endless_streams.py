@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.audio_writer import AudioWriter
 from infer.evaluate.endless_experiments import Variant
 from infer.evaluate.endless_measures import JOINED_SECONDS, measure_latent_joins, measure_times
-from infer.evaluate.fact_prompts import FactPrompt
+from infer.evaluate.fact_prompts import SyntheticPrompt
 from infer.evaluate.methods import compared_stream
 from infer.hashes import code_of_sound
 from infer.speed import peak_memory, reset_peak_memory
@@ -33,7 +33,7 @@ class Played:
 def play_all(
     model: TextToAudio,
     variants: Sequence[Variant],
-    streams: Sequence[tuple[FactPrompt, int]],
+    streams: Sequence[tuple[SyntheticPrompt, int]],
     folder: Path,
     weights: dict[str, str],
 ) -> dict[str, dict[str, Played]]:
@@ -60,7 +60,7 @@ def stream_key(variant: Variant, name: str, weights: dict[str, str]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
-def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path: Path) -> Played:
+def play(model: TextToAudio, variant: Variant, item: SyntheticPrompt, seed: int, path: Path) -> Played:
     """Write a stream to a file, and what was measured meanwhile beside it, unless they are there."""
     config = dataclasses.replace(variant.config, seconds=variant.seconds)
     stream = compared_stream(model, item.prompt, config, variant.method, seed)

@@ -1,23 +1,23 @@
 """How each fact of a prompt is measured in a sound, and when it counts as met.
 
 Every measurement sees the waveform alone (`infer.metrics`). Words that mean something else for each kind (a fast
-engine, bright rain) are told by real clips of that kind (`fact_references`).
+engine, bright rain), and names of kinds and instruments, are told by real clips (`fact_references`).
 
 audio (2, samples), 44,100 Hz.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.synthetic import KINDS
-from data.synthetic.layers import BRIGHTNESSES, NOTE_NAMES, RATES
+from data.synthetic.layers import NOTE_NAMES
+from infer.embedders import Embedder
 from infer.embedders.mel import sound_features
-from infer.evaluate.fact_prompts import FactPrompt, reference_clip
 from infer.evaluate.fact_references import WordClassifier, centroid_feature
 from infer.metrics.facts import (
     active_seconds,
@@ -35,6 +35,8 @@ Described = Value | Tensor
 
 TOLERANCES = {
     "kind": "the right one of all kinds of the corpus",
+    "instrument": "among the three likeliest of all instruments",
+    "instrument tag": "among the three likeliest of the tagger's tags",
     "tempo_bpm": "within 4 %",
     "tempo": "slow: below 100 bpm, fast: above 110 bpm",
     "pitch": "within 50 cents",
@@ -44,10 +46,13 @@ TOLERANCES = {
     "brightness": "centroid nearest to that word's, of three",
     "rate": "the right one of low, medium, high",
     "loudness": "loud frames below -27 dBFS, between, above -16 dBFS",
+    "dynamics": "loud frames below -24.5 dBFS, between, above -18 dBFS",
     "course": "first against last third: 6 dB the right way",
     "length": "within 0.8 s",
 }
-KIND_REFERENCES, WORD_REFERENCES = 10, 6
+"""Every fact that can be measured, and when it is met."""
+NUM_NAMED = 3
+"""A kind of instrument counts as named among so many."""
 MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
 
 
@@ -61,6 +66,36 @@ class Reading:
     met: bool
 
 
+class FactPrompt(Protocol):
+    """A prompt of one sound, and the facts behind it."""
+
+    @property
+    def prompt(self) -> str:
+        """The text."""
+        ...
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Names out of `TOLERANCES` that the prompt fixes."""
+        ...
+
+    def asked(self, fact: str) -> Value:
+        """What the prompt asks for: a word, or a number in the fact's unit."""
+        ...
+
+    def real_clip(self) -> Tensor:
+        """Render a real clip with these facts: (2, samples)."""
+        ...
+
+    def words_of(self, fact: str) -> str:
+        """Which words a fact's is one of; a name for what `references` depends on."""
+        ...
+
+    def references(self, fact: str, seconds: float) -> Mapping[str, Iterable[Tensor]]:
+        """Real clips (2, samples) of each of these words."""
+        ...
+
+
 class FactMeter:
     """Measures the facts of prompts in clips of one length; real clips for comparison are drawn once and kept.
 
@@ -68,69 +103,48 @@ class FactMeter:
 
     Args:
         seconds: length of the clips.
+        tagger: names instruments (fact "instrument tag"), by `tags`; its logits are in their order.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, tagger: Embedder | None = None, tags: tuple[str, ...] = ()) -> None:
         self.seconds = seconds
+        self._tagger = tagger
+        self._tags = tags
         self._classifiers: dict[tuple[str, str], WordClassifier] = {}
+
+    def can_measure(self, fact: str) -> bool:
+        """Whether there is a judge of this fact."""
+        return fact != "instrument tag" or self._tagger is not None
 
     def describe(self, audio: Tensor, fact: str) -> Described:
         """Measure what a fact is judged by: a number, a word, or features for a classifier."""
+        if fact == "instrument tag":
+            assert self._tagger is not None
+            logits = self._tagger(audio).logits
+            assert logits is not None
+            return ", ".join(self._tags[index] for index in logits.mean(dim=0).topk(NUM_NAMED).indices.tolist())
         return FEATURES[fact](audio) if fact in FEATURES else MEASURES[fact](audio)
 
     def judge(self, described: Described, prompt: FactPrompt, fact: str) -> Reading:
         """Hold a measured sound against what a prompt asks for."""
-        asked = asked_value(prompt, fact)
+        asked = prompt.asked(fact)
         if isinstance(described, Tensor):
-            described = self._classifier(fact, prompt.layer.kind)(described)
+            words = self._classifier(prompt, fact).ranked(described)
+            described = ", ".join(words[:NUM_NAMED] if fact == "instrument" else words[:1])
         return Reading(fact=fact, asked=asked, measured=described, met=_is_met(fact, described, asked))
 
     def read(self, audio: Tensor, prompt: FactPrompt, fact: str) -> Reading:
         """Measure one fact of `prompt` in a sound."""
         return self.judge(self.describe(audio, fact), prompt, fact)
 
-    def _classifier(self, fact: str, kind_name: str) -> WordClassifier:
-        key = (fact, "" if fact == "kind" else kind_name)
+    def _classifier(self, prompt: FactPrompt, fact: str) -> WordClassifier:
+        key = fact, prompt.words_of(fact)
         if key not in self._classifiers:
-            self._classifiers[key] = self._learn(fact, kind_name)
+            clips = prompt.references(fact, self.seconds)
+            bar = tqdm(clips.items(), desc=f"real clips of each {fact}", unit="word", leave=False)
+            examples = {word: [FEATURES[fact](clip) for clip in sounds] for word, sounds in bar}
+            self._classifiers[key] = WordClassifier(examples, shrinkage=0.05 if len(examples) > 3 else 0.5)
         return self._classifiers[key]
-
-    def _learn(self, fact: str, kind_name: str) -> WordClassifier:
-        measure = FEATURES[fact]
-        if fact == "kind":
-            fitting = [kind for kind in KINDS.values() if kind.min_seconds <= self.seconds]
-            bar = tqdm(fitting, desc="real clips of each kind", unit="kind", leave=False)
-            examples = {
-                kind.name: [measure(reference_clip(kind, self.seconds, i)) for i in range(KIND_REFERENCES)]
-                for kind in bar
-            }
-            return WordClassifier(examples, shrinkage=0.05)
-        kind = KINDS[kind_name]
-        examples = {
-            word: [measure(reference_clip(kind, self.seconds, i, {fact: word})) for i in range(WORD_REFERENCES)]
-            for word in (BRIGHTNESSES if fact == "brightness" else RATES)
-        }
-        return WordClassifier(examples, shrinkage=0.5)
-
-
-def asked_value(prompt: FactPrompt, fact: str) -> Value:
-    """What a prompt asks for: a word, or a number in the fact's unit."""
-    layer = prompt.layer
-    if fact == "pitch":
-        assert layer.pitch_hz is not None
-        return layer.pitch_hz
-    if fact == "key":
-        assert layer.midi is not None
-        return f"{NOTE_NAMES[layer.midi % 12]} {layer.mode}"
-    if fact == "tempo":
-        return "slow" if (layer.tempo_bpm or 0) < 100 else "fast"
-    if fact == "motion":
-        return "to the left" if layer.side == "right" else "to the right"
-    if fact == "course":
-        return "rising" if layer.shape in ("fade in", "approaching") else "falling"
-    value = layer.seconds if fact == "length" else getattr(layer, fact)
-    assert value is not None
-    return value
 
 
 def loud_frames_db(audio: Tensor) -> float:
@@ -178,6 +192,7 @@ def rise_db(audio: Tensor) -> float:
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "kind": sound_features,
+    "instrument": sound_features,
     "brightness": centroid_feature,
     "rate": sound_features,
 }
@@ -191,6 +206,7 @@ MEASURES: dict[str, Callable[[Tensor], Value]] = {
     "side": side,
     "motion": moved_db,
     "loudness": loud_frames_db,
+    "dynamics": loud_frames_db,
     "course": rise_db,
     "length": active_seconds,
 }
@@ -198,13 +214,15 @@ MEASURES: dict[str, Callable[[Tensor], Value]] = {
 
 def _is_met(fact: str, measured: Value, asked: Value) -> bool:
     if isinstance(measured, str):
-        return measured == asked
+        return asked in measured.split(", ")
     if fact == "tempo_bpm":
         return tempo_matches(measured, float(asked))
     if fact == "pitch":
         return pitch_matches(measured, float(asked))
     if fact == "loudness":
         return asked == ("quiet" if measured < -27 else "loud" if measured > -16 else "medium")
+    if fact == "dynamics":
+        return asked == ("soft" if measured < -24.5 else "loud" if measured > -18 else "medium")
     if fact == "length":
         return abs(measured - float(asked)) <= 0.8
     low, high = (100, 110) if fact == "tempo" else (-6, 6)

@@ -3,7 +3,7 @@
 Every prompt names a single sound, so that what is measured belongs to it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from data.loading import derived_seed
 from data.synthetic import KINDS, Kind, Layer, plan_clip
 from data.synthetic.draw import draw_layer, mix
+from data.synthetic.layers import BRIGHTNESSES, NOTE_NAMES, RATES
 from models.errors import UserError
 
 FACTS = (
@@ -33,13 +34,14 @@ FACTS = (
 
 # What a random stream is for, so that no two purposes share one.
 _CLIP, _REFERENCE = 11, 12
+KIND_REFERENCES, WORD_REFERENCES = 10, 6
 SEEDS_PER_SET = 10_000_000
 MAX_TRIES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactPrompt:
-    """A prompt of one sound, and the facts behind it."""
+class SyntheticPrompt:
+    """A prompt of one sound, and the facts behind it (`fact_checks.FactPrompt`)."""
 
     prompt: str
     layer: Layer
@@ -60,6 +62,38 @@ class FactPrompt:
     def real_clip(self) -> Tensor:
         """Render a clip of the corpus with these facts: (2, samples)."""
         return render(self.layer, derived_seed(_CLIP, self.seed))
+
+    def asked(self, fact: str) -> str | float:
+        """Return what the prompt asks for: a word, or a number in the fact's unit."""
+        layer = self.layer
+        if fact == "pitch":
+            assert layer.pitch_hz is not None
+            return layer.pitch_hz
+        if fact == "key":
+            assert layer.midi is not None
+            return f"{NOTE_NAMES[layer.midi % 12]} {layer.mode}"
+        if fact == "tempo":
+            return "slow" if (layer.tempo_bpm or 0) < 100 else "fast"
+        if fact == "motion":
+            return "to the left" if layer.side == "right" else "to the right"
+        if fact == "course":
+            return "rising" if layer.shape in ("fade in", "approaching") else "falling"
+        value = layer.seconds if fact == "length" else getattr(layer, fact)
+        assert value is not None
+        return value
+
+    def words_of(self, fact: str) -> str:
+        """Return the kind, which a fast or a bright one belongs to."""
+        return "" if fact == "kind" else self.layer.kind
+
+    def references(self, fact: str, seconds: float) -> Mapping[str, Iterable[Tensor]]:
+        """Render clips of all kinds, or of this kind as slow, fast, dark, bright ..."""
+        if fact == "kind":
+            fitting = [kind for kind in KINDS.values() if kind.min_seconds <= seconds]
+            return {k.name: (reference_clip(k, seconds, i) for i in range(KIND_REFERENCES)) for k in fitting}
+        kind = KINDS[self.layer.kind]
+        words = BRIGHTNESSES if fact == "brightness" else RATES
+        return {w: (reference_clip(kind, seconds, i, {fact: w}) for i in range(WORD_REFERENCES)) for w in words}
 
 
 def render(layer: Layer, seed: int) -> Tensor:
@@ -82,7 +116,7 @@ def corpus_prompts(
     held_out: bool = True,
     facts: Sequence[str] = FACTS,
     kinds: Sequence[str] = (),
-) -> list[FactPrompt]:
+) -> list[SyntheticPrompt]:
     """Draw prompts from the corpus; each fact in turn brings the next prompt that states it, as far as there are any.
 
     Args:
@@ -98,8 +132,8 @@ def corpus_prompts(
     _check_names("facts", facts, FACTS)
     _check_names("kinds", kinds, tuple(KINDS))
     candidates = _candidates(seconds, seed * SEEDS_PER_SET, held_out, kinds)
-    waiting: dict[str, list[FactPrompt]] = {fact: [] for fact in facts}
-    chosen: dict[str, FactPrompt] = {}
+    waiting: dict[str, list[SyntheticPrompt]] = {fact: [] for fact in facts}
+    chosen: dict[str, SyntheticPrompt] = {}
     for turn in range(number * len(facts)):
         if len(chosen) == number:
             break
@@ -118,13 +152,13 @@ def corpus_prompts(
     return list(chosen.values())
 
 
-def _candidates(seconds: float, first_seed: int, held_out: bool, kinds: Sequence[str]) -> Iterator[FactPrompt]:
+def _candidates(seconds: float, first_seed: int, held_out: bool, kinds: Sequence[str]) -> Iterator[SyntheticPrompt]:
     for seed in range(first_seed, first_seed + MAX_TRIES):
         layers, prompt, _ = plan_clip(seed, held_out=held_out)
         layer = layers[0]
         fits = len(layers) == 1 and KINDS[layer.kind].min_seconds <= seconds
         if fits and (not kinds or layer.kind in kinds):
-            yield FactPrompt(prompt=prompt, layer=replace(layer, seconds=seconds), seed=seed)
+            yield SyntheticPrompt(prompt=prompt, layer=replace(layer, seconds=seconds), seed=seed)
 
 
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -165,11 +199,11 @@ _ORDINARY = {
 }
 
 
-def plain_prompts(seconds: float) -> list[FactPrompt]:
+def plain_prompts(seconds: float) -> list[SyntheticPrompt]:
     """The fixed list of the plainest prompts: a kind alone, with a tempo, with a pitch, with a side."""
     prompts = []
     for index, (prompt, facts) in enumerate(_PLAIN):
         layer = draw_layer(KINDS[facts["kind"]], seconds, np.random.default_rng(index), _ORDINARY | facts)
         stated = tuple("pitch" if fact == "midi" else fact for fact in facts if fact != "kind")
-        prompts.append(FactPrompt(prompt=prompt, layer=replace(layer, stated=stated), seed=index))
+        prompts.append(SyntheticPrompt(prompt=prompt, layer=replace(layer, stated=stated), seed=index))
     return prompts

@@ -39,6 +39,7 @@ class WordClassifier:
         self._weights = torch.linalg.solve(covariance, means.T)  # (features, words)
         self._offsets = -0.5 * (means.T * self._weights).sum(dim=0)
 
-    def __call__(self, features: Tensor) -> str:
-        """Return the word that fits a sound's features best."""
-        return self.words[int((features @ self._weights + self._offsets).argmax())]
+    def ranked(self, features: Tensor) -> list[str]:
+        """Return the words, the one that fits a sound's features best first."""
+        scores = features @ self._weights + self._offsets
+        return [self.words[index] for index in scores.argsort(descending=True).tolist()]
