@@ -4,7 +4,6 @@ Whatever is wrong with a file ends as one `UserError` that names the file and th
 """
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -16,7 +15,8 @@ from models.errors import UserError
 
 T = TypeVar("T")
 
-LARGEST_INTEGER = 2**31 - 1
+LARGEST = 2**31 - 1
+"""Greatest number that a configuration may hold."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,11 +93,11 @@ def _value(kind: Any, value: Any, where: str, path: str) -> Any:
         return tuple(_value(arguments[0], each, where, f"{path}[{index}]") for index, each in enumerate(value))
     if origin is Literal and isinstance(value, str) and value in arguments:
         return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int and isinstance(value, int) and number and abs(value) <= LARGEST_INTEGER:
-        return value
-    if kind is float and number and abs(value) <= LARGEST_INTEGER and math.isfinite(value):
-        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST:
+        if kind is int and isinstance(value, int):
+            return value
+        if kind is float:
+            return float(value)
     if kind in (bool, str) and isinstance(value, kind):
         return value
     expected = f"one of {', '.join(map(str, arguments))}" if origin is Literal else _name(kind)
