@@ -97,6 +97,6 @@ def test_the_users_own_rule_gets_the_metadata_and_the_name() -> None:
 
 @pytest.mark.parametrize("made", [7, "  ", [], ["a", ""], ["a", None], {"a": "b"}])
 def test_a_rule_must_make_prompts(monkeypatch: pytest.MonkeyPatch, made) -> None:
-    monkeypatch.setitem(globals(), "_rule", lambda metadata: made)
+    monkeypatch.setitem(globals(), "_rule", lambda _: made)
     with pytest.raises(CaptionError, match=r"must return a prompt, a list of prompts or None, for a\.wav"):
         Captioner(f"{__name__}:_rule")({}, np.random.default_rng(0), Path("a.wav"))
