@@ -22,11 +22,12 @@ from data.audio import SAMPLE_RATE
 from data.augmentation import AugmentationConfig
 from data.captions import Captioner
 from data.clips import LatentDataConfig, open_clips
-from data.corpus import SyntheticSource
+from data.corpus import CorpusSource, named_corpus
 from data.folder import FolderSource
 from data.latent_folder import LatentIndex, open_shards, write_latents
 from data.latent_source import LatentSource
 from data.loading import Source, TrainingStream, ValidationBatches
+from data.mixture import MixedSource
 from data.shard_loading import ShardSource, ShardStream
 from models.device import resolve_device
 from models.errors import UserError, check_bounds
@@ -41,6 +42,11 @@ class DataConfig:
 
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus, drawn on the fly."""
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Several sources of audio by weight instead: {instruments: 5, nature: 2, my_folder: 1}. `synthetic` (or `nature`
+    and `machines`, parts of it) and `instruments` are drawn on the fly; any other name is a folder or manifest."""
+    soundfont: str | None = None
+    """The General MIDI SoundFont that plays the instruments of a mixture; none: the installed one."""
     shards: tuple[str, ...] | str | None = None
     """Instead of a folder: WebDataset shards of audio, as `python -m data.shards` writes them. A path with braces
     ("shards/{00000..00127}.tar"), a folder, an http(s) address or "pipe:COMMAND", or a list of such sources."""
@@ -62,7 +68,7 @@ class DataConfig:
     batch_size: int = 8
     """Crops in a batch, per process."""
     crops_per_clip: int = 4
-    """Crops taken of one drawn clip of the procedural corpus, spread over as many batches."""
+    """Crops taken of one drawn clip of a corpus, spread over as many batches."""
     num_workers: int = 1
     """Processes that prepare data ahead; 0: none."""
     num_validation: int = 32
@@ -75,13 +81,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.latents == ():
             raise UserError("data.latents is an empty list: give a folder, or leave it out to train on audio")
-        given = [name for name in ("folder", "shards", "latents") if getattr(self, name) is not None]
+        given = [name for name in ("folder", "mixture", "shards", "latents") if getattr(self, name)]
         if len(given) > 1:
             raise UserError(
-                f"give one of data.folder, data.shards and data.latents, got data.{' and data.'.join(given)}"
+                f"give one of data.folder, data.mixture, data.shards and data.latents, got {' and '.join(given)}; "
+                "a mixture may name folders, and python -m data.latents encodes it"
             )
-        if self.shards is not None and self.replay:
-            raise UserError("data.replay is for fine-tuning on data.folder: with data.shards set --data.replay 0")
+        if self.replay and (self.shards is not None or self.mixture):
+            raise UserError(f"data.replay is for fine-tuning on data.folder: with data.{given[0]} set --data.replay 0")
         if self.shards == () or (self.shard_weights and self.shards is None):
             raise UserError("data.shards is empty: give a source, or leave it and data.shard_weights out")
         for weight in self.shard_weights:
@@ -209,11 +216,10 @@ class _StreamDataModule(lightning.LightningDataModule):
 
 
 class AudioDataModule(_StreamDataModule):
-    """Random crops of audio: a folder's, of shards, or the procedural corpus's."""
+    """Random crops of audio: a folder's, of shards, the procedural corpus's, or a mixture's."""
 
     def make_source(self) -> Source | ShardSource:
         config = self.config
-        captioner = Captioner(config.captions)
         if config.shards is not None:
             return ShardSource(
                 config.shards,
@@ -223,26 +229,38 @@ class AudioDataModule(_StreamDataModule):
                 num_validation=config.num_validation,
                 validation_share=config.validation_share,
                 max_unreadable_share=config.max_unreadable_share,
-                captioner=captioner,
+                captioner=Captioner(config.captions),
                 augmentation=config.augmentation,
             )
-        if config.folder is None:
-            return SyntheticSource(self.seed, config.crop_samples, config.crops_per_clip, config.num_validation)
+        if config.mixture:
+            parts = [self._open(name) for name in config.mixture]
+            return MixedSource(parts, list(config.mixture.values()))
+        return self._open(config.folder or "synthetic")
+
+    def _open(self, name: str) -> Source:
+        """Open a corpus by its name, or a folder."""
+        config = self.config
+        corpus = None if name == config.folder else named_corpus(name, config.soundfont)
+        if corpus is not None:
+            return CorpusSource(
+                corpus, self.seed, config.crop_samples, config.crops_per_clip, config.num_validation
+            )  # fmt: skip
         return FolderSource(
-            config.folder,
+            name,
             self.seed,
             crop_samples=config.crop_samples,
             num_validation=config.num_validation,
             validation_share=config.validation_share,
             max_unreadable_share=config.max_unreadable_share,
-            captioner=captioner,
+            captioner=Captioner(config.captions),
             augmentation=config.augmentation,
         )
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
-        if isinstance(self.source, FolderSource) and len(self.source.unreadable):
-            names = self.source.unreadable.listed()
+        parts = self.source.sources if isinstance(self.source, MixedSource) else [self.source]
+        names = [name for part in parts if isinstance(part, FolderSource) for name in part.unreadable.listed()]
+        if names:
             logger.warning("%d audio files could not be read and were left out: %s", len(names), ", ".join(names))
 
 

@@ -23,7 +23,7 @@ from data.audio_writer import AudioWriter
 from infer.embedders import Embedder, load_embedder
 from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
 from infer.evaluate.long_experiments import Experiment, Variant, variants
-from infer.evaluate.long_figures import LENGTHS, SHOWN_SECONDS, SPECTROGRAMS, draw_lengths, draw_spectrograms
+from infer.evaluate.long_figures import LENGTHS, SHOWN_SECONDS, SPECTROGRAMS, draw_lengths
 from infer.evaluate.long_measures import (
     BETTER,
     JOINED_SECONDS,
@@ -38,11 +38,12 @@ from infer.evaluate.long_measures import (
     measure_times,
     window_embedder,
 )
+from infer.evaluate.methods import compared_stream
 from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
-from infer.fifo.stream import EndlessStream
-from infer.fifo.stream_config import StreamConfig
+from infer.fifo.config import StreamConfig
 from infer.hashes import folder_hashes
+from infer.pictures import draw_spectrograms
 from infer.speed import peak_memory, reset_peak_memory
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
@@ -80,7 +81,7 @@ def main(
     """Run an experiment on endless sound; streams that are in the folder already are not made again.
 
     Args:
-        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts, E7 guards.
+        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts, E7 the guard.
         seconds: Length of a stream; of the longest one in E3 and E4.
         prompts: How many of the plain prompts.
         seeds: Streams of each prompt.
@@ -104,7 +105,7 @@ def main(
         seed=seed,
         weights=folder_hashes(model),
     )
-    compared = variants(experiment, stream, seconds)
+    compared = variants(experiment, stream, bundle.queues[0], seconds)
     names = [(item, seed + number) for number in range(seeds) for item in items]
     played: dict[str, dict[str, Played]] = {variant.label: {} for variant in compared}
     with tqdm(total=sum(variant.seconds for variant in compared) * len(names), unit="s", desc="play") as bar:
@@ -121,11 +122,9 @@ def main(
         _add_sound(results, played, items, judge)
     figures = [SPECTROGRAMS]
     first = f"{items[0].prompt} {seed}"
-    draw_spectrograms(
-        out / SPECTROGRAMS,
-        items[0].prompt,
-        {label: next(Sound(by_name[first].path).pieces(SHOWN_SECONDS)) for label, by_name in played.items()},
-    )
+    shown = {label: next(Sound(by_name[first].path).pieces(SHOWN_SECONDS)) for label, by_name in played.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    draw_spectrograms(items[0].prompt, shown).savefig(out / SPECTROGRAMS)
     if experiment in ("E3", "E4"):
         figures.append(LENGTHS)
         draw_lengths(out / LENGTHS, results, {variant.label: variant.seconds for variant in compared})
@@ -142,10 +141,9 @@ def stream_key(variant: Variant, name: str, weights: dict[str, str]) -> str:
 
 def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path: Path) -> Played:
     """Write a stream to a file, and what was measured meanwhile beside it, unless they are there."""
-    config = dataclasses.replace(variant.config, seed=seed, seconds=variant.seconds)
-    stream = EndlessStream(model, item.prompt, config)
-    chunk = stream.queue_config.chunk
-    chunk_seconds = chunk / stream.frames_per_second
+    config = dataclasses.replace(variant.config, seconds=variant.seconds)
+    stream = compared_stream(model, item.prompt, config, variant.method, seed)
+    chunk_seconds = stream.chunk_samples / model.sample_rate
     beside = path.with_suffix(".json")
     if path.exists() and beside.exists():
         return Played(path=path, chunk_seconds=chunk_seconds, notes=json.loads(beside.read_text()))
@@ -163,7 +161,7 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
     with AudioWriter(unfinished) as writer:
         for piece in stream:
             times.append(time.perf_counter())
-            writer.write(piece)
+            writer.write(piece[0])
             num_samples += piece.shape[-1]
     notes = {
         "real-time factor": (time.perf_counter() - times[0]) * SAMPLE_RATE / max(num_samples, 1),
@@ -179,7 +177,7 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
 def _add_notes(results: Results, label: str, played: dict[str, Played]) -> None:
     for measure in dict.fromkeys(measure for one in played.values() for measure in one.notes):
         values = {name: one.notes[measure] for name, one in played.items() if measure in one.notes}
-        results.add_mean(measure, label, values, BETTER[measure])
+        results.add_average(measure, label, values, BETTER[measure])
 
 
 def _add_sound(
@@ -204,7 +202,7 @@ def _add_sound(
             for measure, value in measured.items():
                 values.setdefault(measure, {})[name] = value
         for measure, by_name in values.items():
-            results.add_mean(measure, label, by_name, BETTER.get(measure, "none"))
+            results.add_average(measure, label, by_name, BETTER.get(measure, "none"))
     add_repetition(results, windows)
 
 
