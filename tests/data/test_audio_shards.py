@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -115,7 +116,7 @@ def test_fewer_samples_than_readers(tmp_path: Path) -> None:
 def test_resuming_in_mid_pass_is_exact(tmp_path: Path, num_workers: int, batch_size: int, at: int) -> None:
     folders = [write_shards(tmp_path / "a", 5, 4), write_shards(tmp_path / "b", 2, 7, first=100)]
     source = _source(folders, weights=(1, 2))
-    options = {"num_workers": num_workers, "rank": 1, "world_size": 2}
+    options: dict[str, Any] = {"num_workers": num_workers, "rank": 1, "world_size": 2}
     whole = ShardStream(source, batch_size, **options)
     batches = [(batch["prompt"], batch["audio"]) for batch in islice(whole, 16)]
     state = json.loads(json.dumps(whole.state(at)))
