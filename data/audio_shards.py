@@ -152,7 +152,7 @@ def read_shard(url: str, left_out: LeftOut) -> Iterator[Sample]:
             left_out.num_seen += 1
             name = f"{url}: {members['__key__']}"
             try:
-                yield _sample(name, members)
+                yield make_sample(name, members["__key__"], members)
             except (UserError, UnicodeDecodeError) as error:
                 left_out.add(name, str(error))
         stream.finish()
@@ -197,10 +197,15 @@ def split_name(name: str) -> tuple[str, str] | tuple[None, None]:
     return (key, ending.lower()) if dot else (None, None)
 
 
-def _sample(name: str, members: dict[str, Any]) -> Sample:
+def make_sample(name: str, key: str, members: dict[str, Any]) -> Sample:
+    """Make a sample of its members by their endings.
+
+    Raises:
+        UserError: there is no audio among them, or the metadata have no meaning.
+    """
     suffix = next((suffix for suffix in AUDIO_SUFFIXES if suffix[1:] in members), None)
     if suffix is None:
-        found = ", ".join(key for key in members if not key.startswith("__"))
+        found = ", ".join(one for one in members if not one.startswith("__"))
         raise UserError(f"it holds no audio, only {found}")
     metadata: dict[str, Any] = {}
     if "json" in members:
@@ -210,7 +215,7 @@ def _sample(name: str, members: dict[str, Any]) -> Sample:
     texts = [members[ending[1:]].decode("utf-8-sig") for ending in _TEXT_ENDINGS if ending[1:] in members]
     if prompts := [line.strip() for text in texts for line in text.split("\n") if line.strip()]:
         metadata["prompts"] = prompts
-    return Sample(name, str(members["__key__"]), members[suffix[1:]], suffix, metadata)
+    return Sample(name, key, members[suffix[1:]], suffix, metadata)
 
 
 class HeldOut:
@@ -221,7 +226,7 @@ class HeldOut:
     """
 
     def __init__(self, urls: Sequence[str], share: float) -> None:
-        by_hash = sorted(urls, key=lambda url: _hash(Path(url).name))
+        by_hash = sorted(urls, key=lambda url: name_hash(Path(url).name))
         num_shards = int(share * len(urls))
         self.validation = by_hash[:num_shards] or (list(urls) if share else [])
         self.training = sorted(by_hash[num_shards:])
@@ -229,7 +234,7 @@ class HeldOut:
 
     def has(self, sample: Sample) -> bool:
         """Whether a sample of the training shards is held out."""
-        return self._share > 0 and _hash(sample.key) < self._share
+        return self._share > 0 and name_hash(sample.key) < self._share
 
     def samples(self, number: int, left_out: LeftOut) -> list[Sample]:
         """Read so many held-out samples, always the same; fewer if they are large, some of the training's if there are
@@ -251,7 +256,7 @@ class HeldOut:
         return found or others
 
 
-def _hash(name: str) -> float:
+def name_hash(name: str) -> float:
     """A number in [0, 1) that belongs to a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 

@@ -5,6 +5,7 @@ worker of a rank; its state is small and goes with every item, so that what the 
 prefetched, is what a checkpoint knows.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -118,6 +119,18 @@ class ShardSource:
             if item is not None:
                 return item
         raise UserError(f"none of the validation samples can be read: {self._validation[0].name}")
+
+    def prompts(self) -> Iterator[str]:
+        """Yield prompts of the training samples in the order of one reader, without decoding their audio."""
+        streams = [
+            read_endlessly(source, Reader(derived_seed(self.seed, index)), self.left_out, Place())
+            for index, source in enumerate(self.sources)
+        ]
+        for drawn in itertools.count():
+            sample, _ = next(streams[self._choose(0, drawn)])
+            prompt = self.captioner(sample.metadata, random_generator(self.seed, _CROP, 0, drawn), sample.path)
+            if prompt is not None:
+                yield prompt
 
     def _has_prompt(self, sample: Sample) -> bool:
         return self.captioner(sample.metadata, random_generator(0), sample.path) is not None
