@@ -18,11 +18,12 @@ from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTrack
 
 from data.audio import SAMPLE_RATE
 from data.clips import LatentDataConfig, open_clips
-from data.corpus import SyntheticSource
+from data.corpus import CorpusSource, named_corpus
 from data.folder import FolderSource
 from data.latent_folder import LatentIndex, open_shards, write_latents
 from data.latent_source import LatentSource
 from data.loading import Source, TrainingStream, ValidationBatches
+from data.mixture import MixedSource
 from models.device import resolve_device
 from models.errors import UserError, check_bounds
 from models.vae import VAE
@@ -36,6 +37,11 @@ class DataConfig:
 
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus, drawn on the fly."""
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Several sources of audio by weight instead: {instruments: 5, nature: 2, my_folder: 1}. `synthetic` (or `nature`
+    and `machines`, parts of it) and `instruments` are drawn on the fly; any other name is a folder or manifest."""
+    soundfont: str | None = None
+    """The General MIDI SoundFont that plays the instruments of a mixture; none: the installed one."""
     latents: tuple[str, ...] | str | None = None
     """Instead of audio: a folder of latent shards written by `python -m data.latents`, or a list of them, where one
     named twice weighs twice (diffusion training)."""
@@ -47,7 +53,7 @@ class DataConfig:
     batch_size: int = 8
     """Crops in a batch, per process."""
     crops_per_clip: int = 4
-    """Crops taken of one drawn clip of the procedural corpus, spread over as many batches."""
+    """Crops taken of one drawn clip of a corpus, spread over as many batches."""
     num_workers: int = 1
     """Processes that prepare data ahead; 0: none."""
     num_validation: int = 32
@@ -62,6 +68,11 @@ class DataConfig:
             raise UserError("data.latents is an empty list: give a folder, or leave it out to train on audio")
         if self.latents is not None and self.folder is not None:
             raise UserError("give data.folder or data.latents, not both: latents are trained on instead of audio")
+        if self.mixture and (self.folder is not None or self.latents is not None or self.replay):
+            raise UserError(
+                "data.mixture goes without data.folder, data.latents and data.replay: it may name folders, and "
+                "python -m data.latents encodes it"
+            )
         if self.latents is not None and self.replay:
             raise UserError(
                 "data.replay encodes clips of the corpus beside data.folder: with data.latents set --data.replay 0 and "
@@ -166,14 +177,25 @@ class _StreamDataModule(lightning.LightningDataModule):
 
 
 class AudioDataModule(_StreamDataModule):
-    """Random crops of audio: a folder's, or the procedural corpus's."""
+    """Random crops of audio: a folder's, the procedural corpus's, or a mixture's."""
 
     def make_source(self) -> Source:
         config = self.config
-        if config.folder is None:
-            return SyntheticSource(self.seed, config.crop_samples, config.crops_per_clip, config.num_validation)
+        if config.mixture:
+            parts = [self._open(name) for name in config.mixture]
+            return MixedSource(parts, list(config.mixture.values()))
+        return self._open(config.folder or "synthetic")
+
+    def _open(self, name: str) -> Source:
+        """Open a corpus by its name, or a folder."""
+        config = self.config
+        corpus = None if name == config.folder else named_corpus(name, config.soundfont)
+        if corpus is not None:
+            return CorpusSource(
+                corpus, self.seed, config.crop_samples, config.crops_per_clip, config.num_validation
+            )  # fmt: skip
         return FolderSource(
-            config.folder,
+            name,
             self.seed,
             crop_samples=config.crop_samples,
             num_validation=config.num_validation,
@@ -183,8 +205,9 @@ class AudioDataModule(_StreamDataModule):
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
-        if isinstance(self.source, FolderSource) and len(self.source.unreadable):
-            names = self.source.unreadable.listed()
+        parts = self.source.sources if isinstance(self.source, MixedSource) else [self.source]
+        names = [name for part in parts if isinstance(part, FolderSource) for name in part.unreadable.listed()]
+        if names:
             logger.warning("%d audio files could not be read and were left out: %s", len(names), ", ".join(names))
 
 

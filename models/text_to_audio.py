@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part, without_weights
 from models.device import Precision, autocast_to, compile_network
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 from models.queue import QueueConfig
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_encoder import TextEncoder
@@ -73,6 +73,7 @@ class TextToAudioConfig:
     def __post_init__(self) -> None:
         queues = (QueueConfig(**queue) if isinstance(queue, dict) else queue for queue in self.queues)
         object.__setattr__(self, "queues", tuple(queues))
+        check_bounds("model.window_frames", self.window_frames, 1, 10_000_000)
         if not self.queues:
             raise UserError("queues must name at least one queue, got none")
 
