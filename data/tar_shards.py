@@ -50,12 +50,15 @@ class ShardWriter:
 
         Args:
             key: its name; no dot.
-            members: extension without the type's suffix -> array, or anything JSON can hold.
+            members: extension without the type's suffix -> array, or anything JSON can hold; or the whole extension ->
+                the content of a file.
         """
         if "." in key:
             raise ValueError(f"a sample's key must not hold a dot, got {key!r}")
         for name, value in members.items():
-            if isinstance(value, np.ndarray):
+            if isinstance(value, bytes):
+                self._add(f"{key}.{name}", value)
+            elif isinstance(value, np.ndarray):
                 buffer = io.BytesIO()
                 np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
                 self._add(f"{key}.{name}.npy", buffer.getvalue())
