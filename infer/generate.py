@@ -28,7 +28,7 @@ from infer.outputs import check_output, check_seconds, check_seed, file_name
 from infer.playback import FileSink, LevelMeter
 from infer.samplers import SamplingConfig, draw_noise, make_generators, sample
 from models.checkpoint import SHIPPED_MODEL
-from models.device import resolve_device
+from models.device import Precision, resolve_device
 from models.errors import UserError
 from models.text_to_audio import TextToAudio
 from models.texts import check_prompt
@@ -120,6 +120,8 @@ def main(
     overwrite: bool = False,
     model: Path = SHIPPED_MODEL,
     device: str = "auto",
+    precision: Precision = "float32",
+    compile: bool = False,
 ) -> None:
     """Generate clips of a fixed length from a prompt, from a file of prompts, or from a sound and a prompt.
 
@@ -141,6 +143,8 @@ def main(
         overwrite: Whether existing files may be replaced.
         model: Folder of the model.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: Number format in which the U-Net computes (autocast); weights and decoding stay float32.
+        compile: Compile the U-Net: faster calls after a start of up to minutes.
     """
     texts = _prompts(prompt, prompts)
     _check_numbers(seconds, num_samples, batch_size, num_steps, seed, strength)
@@ -156,6 +160,7 @@ def main(
     if init_audio is not None:
         _check_sound(init_audio, paths)
     bundle = TextToAudio.load(model, resolve_device(device))
+    bundle.prepare(precision, compile)
     longest = window_seconds(bundle)
     audio = None
     if init_audio is not None:  # what lies behind the window is not read

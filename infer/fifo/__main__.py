@@ -29,7 +29,7 @@ from infer.outputs import check_output, check_seconds, check_seed, file_name
 from infer.playback import PLAYERS, STDOUT, RawFormat, open_sink, play
 from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
-from models.device import resolve_device
+from models.device import Precision, resolve_device, spare_threads
 from models.errors import UserError
 from models.text_to_audio import TextToAudio
 from models.texts import check_prompt
@@ -38,7 +38,7 @@ logger = logging.getLogger("infer.fifo")
 
 WITH_A_STATE = {
     *("seconds", "endless", "out", "overwrite", "cue", "cues", "output", "save_state", "resume_state"),
-    *("model", "device"),
+    *("model", "device", "precision", "compile"),
 }
 """Options that a stream taken up again may be given; all others are in its state."""
 LEAST_INIT_SECONDS = 0.1
@@ -75,6 +75,8 @@ def main(
     resume_state: Path | None = None,
     model: Path = SHIPPED_MODEL,
     device: str = "auto",
+    precision: Precision = "float32",
+    compile: bool = False,
 ) -> None:
     """Turn a prompt into sound without end, in constant memory, written as it is made.
 
@@ -102,6 +104,8 @@ def main(
         resume_state: Go on with a saved stream; the output is what follows, and cues count from its start.
         model: Folder of the model.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: Number format in which the U-Net computes (autocast); weights and decoding stay float32.
+        compile: Compile the U-Net: faster calls after a start of up to minutes.
     """
     options = locals()
     length = None if endless else seconds
@@ -119,17 +123,18 @@ def main(
         check_state_file(save_state, overwrite=overwrite)
     if init_audio is not None:
         _check_init_audio(init_audio, out, length if output.init_audio else None)
+    sampling = with_known_focus(sampling, model)
+    bundle = load_model(model, device, precision, compile=compile)
     if resume_state is None:
         config = StreamConfig(
             method=method,
             queue=queue,
-            sampling=with_known_focus(sampling, model),
+            sampling=sampling,
             guidance=guidance,
             timing=timing,
             guard=guard,
             seconds=length if timing.needs_length else None,
         )
-        bundle = TextToAudio.load(model, resolve_device(device))
         notice = trained_queue_notice(config, bundle)
         if notice is not None:
             logger.warning(notice)
@@ -137,11 +142,19 @@ def main(
         in_output = output.init_audio
         stream = EndlessStream(bundle, prompt or "", config, seeds=seed, init_audio=sound, init_in_output=in_output)
     else:
-        stream = load_stream(resume_state, TextToAudio.load(model, resolve_device(device)))
+        stream = load_stream(resume_state, bundle)
     if save_state is not None:
         check_state_file(save_state, stream, overwrite=overwrite)
     add_cues(stream, cue, cues)
     write(stream, out, length, save_state, output.raw_format, overwrite=overwrite)
+
+
+def load_model(folder: Path, device: str, precision: Precision, *, compile: bool) -> TextToAudio:
+    """Load a model for one stream."""
+    model = TextToAudio.load(folder, resolve_device(device))
+    model.prepare(precision, compile)
+    spare_threads(model.unet, model.device)
+    return model
 
 
 def add_cues(stream: EndlessStream, cue: Sequence[tuple[float, str]], config: CueConfig) -> None:
