@@ -334,7 +334,8 @@ class StreamingEncoder:
 
     @torch.no_grad()
     def push(self, audio: Tensor) -> "Posterior":
-        """Take the next samples, (batch, audio_channels, samples >= 0), and return frames >= 0 normalised latents."""
+        """Take the next samples, (batch, 2 or audio_channels, samples >= 0), and return frames >= 0 of latents."""
+        audio = self.vae.from_stereo(audio)
         self._empty = audio[..., :0]
         self._num_samples += audio.shape[-1]
         return self._posterior(self._layers.push(audio, last=False))

@@ -28,6 +28,7 @@ from models.checkpoint import Checkpoint, Part, load_weights, part_of, read_chec
 from models.errors import UserError
 from models.saved_config import building
 from models.vae_bands import BandsConfig
+from models.vae_spectral import SpectralConfig
 from models.vae_waveform import WaveformConfig, convolutions
 
 PART = "vae"
@@ -60,14 +61,15 @@ class VAELayers(Protocol):
         ...
 
 
-Kind = Literal["waveform", "bands"]
-KINDS: dict[Kind, type[VAELayers]] = {"waveform": WaveformConfig, "bands": BandsConfig}
+Kind = Literal["waveform", "spectral", "bands"]
+KINDS: dict[Kind, type[VAELayers]] = {"waveform": WaveformConfig, "spectral": SpectralConfig, "bands": BandsConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     kind: Kind = "waveform"
-    """Kind of encoder and decoder: "waveform" is the paper's, "bands" the shipped model's."""
+    """Kind of encoder and decoder: "waveform" is the paper's, "spectral" for small budgets, "bands" the older
+    shipped model's."""
     sample_rate: int = 44_100
     """Samples per second of the audio the model is trained on."""
     audio_channels: int = 2
@@ -78,6 +80,8 @@ class VAEConfig:
     """Bias of the posterior's scale before softplus, at the start of training."""
     waveform: WaveformConfig = field(default_factory=WaveformConfig)
     """Sizes of the kind "waveform"."""
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    """Sizes of the kind "spectral"."""
     bands: BandsConfig = field(default_factory=BandsConfig)
     """Sizes of the kind "bands"."""
 

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from data.audio import AUDIO_SUFFIXES
 from data.audio_writer import write_audio
-from data.corpus import validation_clip
+from data.corpus import SyntheticCorpus, validation_clip
 from data.text_files import read_lines, read_text
+from infer.hashes import source_hash
 from infer.metrics.distances import Gaussian
 from models.errors import UserError
 from models.files import replacing
@@ -123,12 +124,12 @@ def corpus_items(number: int, seconds: float, cache: Path, first: int = 0) -> li
     Args:
         first: number of the first clip.
     """
-    folder = cache / f"corpus-{seconds:g}s"
+    folder = cache / f"corpus-{seconds:g}s-{source_hash('data/synthetic', 'data/corpus.py')}"
     folder.mkdir(parents=True, exist_ok=True)
     items = []
     for index in tqdm(range(first, first + number), desc="corpus", unit="clip", leave=False):
         path = folder / f"{index:06d}.flac"
-        clip = validation_clip(index)
+        clip = validation_clip(SyntheticCorpus(), index)
         if not path.exists():
             with replacing(path) as partial:
                 write_audio(partial, clip.audio[:, : round(seconds * 44_100)])

@@ -56,7 +56,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tiny_parts: list[str]) -> 
 
 @torch.no_grad()
 def test_clips_come_back_by_name(learned: TextToAudio):
-    denoiser = prompt_denoiser(learned, NAMES, GuidanceConfig(scale=1.0), seconds_start=0.0, seconds_total=1.0)
+    denoiser = prompt_denoiser(learned, NAMES, GuidanceConfig(scale=1.0), [(0.0, 1.0)] * len(NAMES))
     noise = draw_noise(make_generators(0, 4), CHANNELS, FRAMES, learned.device)
     latents = sample(denoiser, noise, time_grid(32))
     distance = (latents[:, None] - make_clips()[None]).square().mean(dim=(2, 3))  # (prompts, clips)
