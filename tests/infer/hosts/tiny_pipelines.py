@@ -1,0 +1,207 @@
+"""Small random pipelines in the published shapes, written by diffusers' and transformers' own classes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    RobertaTokenizer,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
+
+EMBEDDING = 24
+
+
+def byte_tokenizer(folder: Path) -> RobertaTokenizer:
+    """A tokenizer of single bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    symbols = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
+    (folder / "vocab.json").write_text(json.dumps({symbol: index for index, symbol in enumerate(symbols)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return RobertaTokenizer.from_pretrained(folder, model_max_length=77)
+
+
+def clap_text_encoder(vocabulary: int) -> ClapTextModelWithProjection:
+    return ClapTextModelWithProjection(
+        ClapTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=16,
+            intermediate_size=20,
+            num_attention_heads=2,
+            num_hidden_layers=2,
+            projection_dim=EMBEDDING,
+            max_position_embeddings=100,
+        )
+    )
+
+
+def unet(**changes: Any) -> Any:
+    """AudioLDM's U-Net: four levels, time stride 8, 8 x 16 latents."""
+    from diffusers import UNet2DConditionModel
+
+    config = {
+        "sample_size": 128,
+        "in_channels": 8,
+        "out_channels": 8,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 16, 24, 32),
+        "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "norm_num_groups": 8,
+        "attention_head_dim": 4,
+        "cross_attention_dim": (8, 16, 24, 32),
+        "class_embed_type": "simple_projection",
+        "projection_class_embeddings_input_dim": EMBEDDING,
+        "class_embeddings_concat": True,
+    }
+    return UNet2DConditionModel(**(config | changes))
+
+
+def scheduler() -> Any:
+    """AudioLDM's noise schedule."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def mel_vae() -> Any:
+    """AutoencoderKL over log-mel spectrograms: 4 mel frames and 4 mel bins a cell."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=8,
+        block_out_channels=(8, 8, 16),
+        norm_num_groups=8,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        scaling_factor=0.41,
+    )
+
+
+def vocoder() -> SpeechT5HifiGan:
+    """HiFi-GAN at 16 kHz, 160 samples a mel frame."""
+    return SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=64,
+            sampling_rate=16_000,
+            upsample_initial_channel=32,
+            upsample_rates=[5, 4, 2, 2, 2],
+            upsample_kernel_sizes=[16, 16, 8, 4, 4],
+            resblock_kernel_sizes=[3, 7],
+            resblock_dilation_sizes=[[1, 3]] * 2,
+            normalize_before=False,
+        )
+    )
+
+
+def write_audioldm(folder: Path, seed: int = 0) -> Any:
+    """Write an AudioLDM as the hub has it; returns the pipeline."""
+    from diffusers import AudioLDMPipeline
+
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer(folder.with_name(f"{folder.name}-tokenizer"))
+    pipeline = AudioLDMPipeline(
+        vae=mel_vae(),
+        text_encoder=clap_text_encoder(len(tokenizer)),
+        tokenizer=tokenizer,
+        unet=unet(),
+        scheduler=scheduler(),
+        vocoder=vocoder(),
+    )
+    return _written(pipeline, folder)
+
+
+def _written(pipeline: Any, folder: Path) -> Any:
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    pipeline.save_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def t5_tokenizer() -> Any:
+    """A tokenizer of whole words that every text can be written with, for T5."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{chr(97 + i): 3 + i for i in range(26)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=40
+    )
+
+
+def t5_encoder(width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=29, d_model=width, d_kv=4, d_ff=20, num_layers=2, num_heads=2))
+
+
+def write_audioldm2(folder: Path, seed: int = 0) -> Any:
+    """Write an AudioLDM2 as the hub has it; returns the pipeline."""
+    from diffusers import AudioLDM2Pipeline, AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
+    from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer(folder.with_name(f"{folder.name}-tokenizer"))
+    text = clap_text_encoder(len(tokenizer)).config
+    audio = ClapAudioConfig(
+        spec_size=32,
+        num_mel_bins=8,
+        patch_size=4,
+        patch_stride=[4, 4],
+        window_size=2,
+        patch_embeds_hidden_size=8,
+        depths=[1, 1],
+        num_attention_heads=[1, 1],
+        hidden_size=16,
+        projection_dim=EMBEDDING,
+        enable_fusion=False,
+    )
+    network = AudioLDM2UNet2DConditionModel(
+        sample_size=128,
+        in_channels=8,
+        out_channels=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16, 24, 32),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=((None, 12, None, 20),) * 4,
+    )
+    pipeline = AudioLDM2Pipeline(
+        vae=mel_vae(),
+        text_encoder=ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=EMBEDDING)),
+        text_encoder_2=t5_encoder(20),
+        projection_model=AudioLDM2ProjectionModel(EMBEDDING, 20, 12),
+        language_model=GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=99, n_embd=12, n_layer=2, n_head=2)),
+        tokenizer=tokenizer,
+        tokenizer_2=t5_tokenizer(),
+        feature_extractor=ClapFeatureExtractor(),
+        unet=network,
+        scheduler=scheduler(),
+        vocoder=vocoder(),
+    )
+    return _written(pipeline, folder)
