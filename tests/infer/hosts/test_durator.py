@@ -1,21 +1,7 @@
 import torch
 
 from infer.hosts.durator import Durator, own_names
-
-AFFINE, NORM = ("weight", "bias"), ("gamma", "beta")
-BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
-FEATURES = {"conv_layer.0": AFFINE, "conv_layer.1": BATCH_NORM, "layer_norm": AFFINE}
-UPSAMPLER = {
-    **{f"conv_{head}.{module}": names for head in "wc" for module, names in FEATURES.items()},
-    **{f"swish_{head}.layer.{layer}": AFFINE for head in "wc" for layer in (0, 2, 4)},
-    **dict.fromkeys(("linear_w", "linear_einsum", "layer_norm", "proj_o"), AFFINE),
-}
-PUBLISHED_MODULES = {
-    **{f"dp.{name}": AFFINE for name in ("conv_1", "conv_2", "proj")},
-    **{f"dp.{name}": NORM for name in ("norm_1", "norm_2")},
-    **{f"learnable_upsampler.{module}": names for module, names in UPSAMPLER.items()},
-}
-PUBLISHED = [f"{module}.{name}" for module, names in PUBLISHED_MODULES.items() for name in names]
+from tests.infer.hosts.tiny_pipelines import PUBLISHED_DURATOR
 
 
 def make_durator(frames_per_character: float | None = None) -> Durator:
@@ -28,7 +14,7 @@ def make_durator(frames_per_character: float | None = None) -> Durator:
 
 
 def test_published_names_are_ours_key_for_key():
-    assert sorted(own_names(dict.fromkeys(PUBLISHED, torch.zeros(())))) == sorted(make_durator().state_dict())
+    assert sorted(own_names(dict.fromkeys(PUBLISHED_DURATOR, torch.zeros(())))) == sorted(make_durator().state_dict())
 
 
 def test_published_sizes():

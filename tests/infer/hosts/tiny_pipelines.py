@@ -16,6 +16,22 @@ from transformers import (
 
 EMBEDDING = 24
 
+AFFINE, NORM = ("weight", "bias"), ("gamma", "beta")
+BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
+FEATURES = {"conv_layer.0": AFFINE, "conv_layer.1": BATCH_NORM, "layer_norm": AFFINE}
+UPSAMPLER = {
+    **{f"conv_{head}.{module}": names for head in "wc" for module, names in FEATURES.items()},
+    **{f"swish_{head}.layer.{layer}": AFFINE for head in "wc" for layer in (0, 2, 4)},
+    **dict.fromkeys(("linear_w", "linear_einsum", "layer_norm", "proj_o"), AFFINE),
+}
+DURATOR_MODULES = {
+    **{f"dp.{name}": AFFINE for name in ("conv_1", "conv_2", "proj")},
+    **{f"dp.{name}": NORM for name in ("norm_1", "norm_2")},
+    **{f"learnable_upsampler.{module}": names for module, names in UPSAMPLER.items()},
+}
+PUBLISHED_DURATOR = [f"{module}.{name}" for module, names in DURATOR_MODULES.items() for name in names]
+"""Names of the durator's weights in the published file, without their prefix."""
+
 
 def byte_tokenizer(folder: Path) -> RobertaTokenizer:
     """A tokenizer of single bytes."""
@@ -205,3 +221,73 @@ def write_audioldm2(folder: Path, seed: int = 0) -> Any:
         vocoder=vocoder(),
     )
     return _written(pipeline, folder)
+
+
+def character_tokenizer(folder: Path) -> Any:
+    """SpeechT5's tokenizer of characters, from a model that is trained here."""
+    import sentencepiece
+    from transformers import SpeechT5Tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / "text.txt"
+    text.write_text("\n".join(["the quick brown fox jumps over the lazy dog _"] * 5))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "spm_char"),
+        model_type="char",
+        vocab_size=32,
+        bos_id=0,
+        pad_id=1,
+        eos_id=2,
+        unk_id=3,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return SpeechT5Tokenizer(str(folder / "spm_char.model"))
+
+
+def write_voiceldm(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Write a VoiceLDM and what it was built on; returns the networks that its file holds."""
+    from transformers import ClapAudioConfig, ClapConfig, ClapModel, SpeechT5Config
+    from transformers.models.speecht5.modeling_speecht5 import SpeechT5EncoderWithTextPrenet
+
+    from infer.hosts.durator import Durator, own_names
+
+    torch.manual_seed(seed)
+    width = 16
+    write_audioldm(folder / "audioldm-m-full", seed)
+    tokenizer = byte_tokenizer(folder / "clap-htsat-unfused")
+    tokenizer.save_pretrained(folder / "clap-htsat-unfused")
+    audio = ClapAudioConfig(patch_embeds_hidden_size=8, depths=[1, 1], num_attention_heads=[1, 1], hidden_size=16)
+    text = clap_text_encoder(len(tokenizer)).config
+    clap = ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=EMBEDDING)).eval()
+    clap.save_pretrained(folder / "clap-htsat-unfused")
+    characters = character_tokenizer(folder.with_name(f"{folder.name}-characters"))
+    config = SpeechT5Config(
+        vocab_size=len(characters) + 8,
+        hidden_size=width,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=20,
+    )
+    config.save_pretrained(folder / "speecht5_tts")
+    characters.save_pretrained(folder / "speecht5_tts")
+    long_config = SpeechT5Config.from_pretrained(folder / "speecht5_tts", max_text_positions=1000)
+    networks = {
+        "unet": unet(
+            block_out_channels=(32, 32, 64, 64), norm_num_groups=32, attention_head_dim=8, cross_attention_dim=width
+        ),
+        "durator": Durator(width),
+        "text_encoder.encoder": SpeechT5EncoderWithTextPrenet(long_config),
+    }
+    weights = {}
+    for prefix, network in networks.items():
+        network.eval()
+        state = network.state_dict()
+        if prefix == "durator":
+            own = own_names({name: torch.tensor(index) for index, name in enumerate(PUBLISHED_DURATOR)})
+            state = {PUBLISHED_DURATOR[int(index)]: state[name] for name, index in own.items()}
+        weights |= {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+    weights["text_encoder.encoder.prenet.encode_positions.pe"] = torch.zeros(1, 1000, width)
+    torch.save(weights, folder / "voiceldm-m.ckpt")
+    return networks
