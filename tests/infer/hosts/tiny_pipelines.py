@@ -291,3 +291,47 @@ def write_voiceldm(folder: Path, seed: int = 0) -> dict[str, Any]:
     weights["text_encoder.encoder.prenet.encode_positions.pe"] = torch.zeros(1, 1000, width)
     torch.save(weights, folder / "voiceldm-m.ckpt")
     return networks
+
+
+def write_stable_audio(folder: Path, seed: int = 0) -> Any:
+    """Write a Stable Audio Open as the hub has it, with an autoencoder of hop 16; returns the pipeline."""
+    from diffusers import (
+        AutoencoderOobleck,
+        CosineDPMSolverMultistepScheduler,
+        StableAudioDiTModel,
+        StableAudioPipeline,
+        StableAudioProjectionModel,
+    )
+
+    torch.manual_seed(seed)
+    pipeline = StableAudioPipeline(
+        vae=AutoencoderOobleck(
+            encoder_hidden_size=4,
+            downsampling_ratios=[2, 2, 4],
+            channel_multiples=[1, 2, 4],
+            decoder_channels=4,
+            decoder_input_channels=6,
+            audio_channels=2,
+            sampling_rate=44_100,
+        ),
+        text_encoder=t5_encoder(20),
+        projection_model=StableAudioProjectionModel(20, 16, 0, 512),
+        tokenizer=t5_tokenizer(),
+        transformer=StableAudioDiTModel(
+            sample_size=64,
+            in_channels=6,
+            out_channels=6,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            num_key_value_attention_heads=1,
+            cross_attention_dim=16,
+            time_proj_dim=8,
+            global_states_input_dim=32,
+            cross_attention_input_dim=16,
+        ),
+        scheduler=CosineDPMSolverMultistepScheduler(
+            solver_order=2, prediction_type="v_prediction", sigma_min=0.3, sigma_max=500
+        ),
+    )
+    return _written(pipeline, folder)
