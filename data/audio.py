@@ -6,18 +6,25 @@ the neighbourhood its filter needs, so it equals the same part of the whole file
 """
 
 import contextlib
+import functools
+import logging
 import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
+from data.damaged_headers import Patched, look
+from data.text_files import readable
 from models.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 44_100
 
@@ -34,6 +41,9 @@ _TOLERATED_SHORTAGE_SECONDS = 0.1
 # Compressed frames lean on those before them, so decoding starts this much earlier (frames): Vorbis overlaps its
 # blocks, an mp3 frame's bits may lie several frames back. Without it 1 in 4 seeks starts with wrong samples.
 _PRE_ROLL_FRAMES = {"OGG": 4_096, "MP3": 18_432}
+
+# Floating-point samples beyond this (40 dB above full scale) are of another scale, as of 16-bit integers, or broken.
+_LARGEST_SAMPLE = 100.0
 
 
 class AudioReadError(UserError):
@@ -73,9 +83,10 @@ class AudioFile:
         self._num_frames = int(self._file.frames)
         if self._num_frames <= 0 or self.source_rate <= 0:
             self._file.close()
-            raise AudioReadError(f"cannot read {self.path}: it holds no audio")
+            raise AudioReadError(f"cannot read {readable(self.path)}: it holds no audio")
         self._pre_roll = _PRE_ROLL_FRAMES.get(getattr(self._file, "format", ""), 0)
         self._used = False
+        """Whether something was read: see _read_frames."""
         self.num_samples = max(1, round(self._num_frames * SAMPLE_RATE / self.source_rate))
 
     def __enter__(self) -> "AudioFile":
@@ -135,15 +146,19 @@ class AudioFile:
                 self._file.seek(start - pre_roll)
                 frames = self._file.read(stop - start + pre_roll, dtype="float32", always_2d=True)[pre_roll:]
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioReadError(f"cannot read {self.path} at {start / self.source_rate:.1f} s: {error}") from error
+            raise AudioReadError(
+                f"cannot read {readable(self.path)} at {start / self.source_rate:.1f} s: {error}"
+            ) from error
         missing_seconds = (stop - start - len(frames)) / self.source_rate
         if missing_seconds > _TOLERATED_SHORTAGE_SECONDS:
             raise AudioReadError(
-                f"cannot read {self.path}: it ends {missing_seconds:.1f} s before the "
+                f"cannot read {readable(self.path)}: it ends {missing_seconds:.1f} s before the "
                 f"{self._num_frames / self.source_rate:.1f} s its header states"
             )
         if not np.isfinite(frames).all():
-            raise AudioReadError(f"cannot read {self.path}: samples that are not finite")
+            raise AudioReadError(f"cannot read {readable(self.path)}: samples that are not finite")
+        if len(frames) and (peak := float(np.abs(frames).max())) > _LARGEST_SAMPLE:
+            raise AudioReadError(f"cannot read {readable(self.path)}: samples up to {peak:g}, where full scale is 1")
         return fold_to_stereo(frames)
 
 
@@ -170,12 +185,26 @@ def _quiet_decoder() -> Iterator[None]:
 
 def _open(path: Path):
     if not path.is_file():
-        raise FileNotFoundError(f"no such audio file: {path}")
+        raise FileNotFoundError(f"no such audio file: {readable(path)}")
     if path.suffix.lower() in PYAV_SUFFIXES:
         from data.pyav import PyavFile
 
         return PyavFile(path)
+    with path.open("rb") as file:
+        patches, remark = look(file, path.stat().st_size)
+    if remark:
+        _say_once(f"{readable(path)}: {remark}")
+    # Bytes: a name that is not UTF-8 cannot be handed over as text. Windows has no such names.
+    source: Any = str(path) if os.name == "nt" else os.fsencode(path)
+    if patches:
+        source = Patched(path.open("rb"), patches)
     try:
-        return soundfile.SoundFile(path)
+        with _quiet_decoder() if path.suffix.lower() == ".mp3" else contextlib.nullcontext():
+            return soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        raise AudioReadError(f"cannot read {path}: {error.error_string}") from error
+        raise AudioReadError(f"cannot read {readable(path)}: {error.error_string}") from error
+
+
+@functools.cache
+def _say_once(remark: str) -> None:
+    logger.warning(remark)

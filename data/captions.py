@@ -9,6 +9,7 @@ In this order:
 Source: Evans et al. 2024 (2402.04825), section 4.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import UserError
+
 CAPTION_FIELDS = ("prompt", "caption", "text", "prompts", "captions")
 
 # Fields about the file rather than the sound.
 # fmt: off
 _TECHNICAL_FIELDS = frozenset({
+    *CAPTION_FIELDS,
     "path", "audio", "audio_path", "file", "file_name", "filename", "filepath", "id", "uuid", "track_id", "url",
     "link", "md5", "sha256", "hash", "size", "bytes", "split", "subset", "license", "licence", "copyright",
     "seconds", "seconds_start", "seconds_total", "duration", "length", "start", "end", "sample_rate", "samplerate",
@@ -37,16 +41,38 @@ def make_prompt(metadata: Mapping[str, Any], generator: np.random.Generator, pat
         generator: draws the caption, the fields and their order.
         path: the file, for the last resort; relative to the data set's folder, if its folders' names may serve too.
     """
+    if captions := find_captions(metadata):
+        return captions[int(generator.integers(len(captions)))]
     fields = {str(name).strip(): value for name, value in metadata.items()}
-    by_lower_name = {name.lower(): value for name, value in fields.items()}
-    for name in CAPTION_FIELDS:
-        captions = _as_strings(by_lower_name.get(name), split=False)
-        if captions:
-            return str(captions[generator.integers(len(captions))])
     described = {name: values for name in fields if (values := _values(name, fields[name]))}
     if described:
         return _compose(described, generator)
     return "" if path is None else prompt_from_path(path)
+
+
+def find_captions(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the captions of the first caption field that has some."""
+    by_lower_name = {str(name).strip().lower(): value for name, value in metadata.items()}
+    for name in CAPTION_FIELDS:
+        if captions := _as_strings(by_lower_name.get(name), split=False):
+            return captions
+    return []
+
+
+def check_metadata(metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse captions that have no meaning; null, NaN and empty text mean that there is none.
+
+    Raises:
+        UserError: a caption is true or false, an object or a list of such, saying `where`.
+    """
+    for name, value in metadata.items():
+        if str(name).strip().lower() not in CAPTION_FIELDS:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, bool) or not isinstance(one, str | int | float | None):
+                kinds = {bool: "true or false", dict: "an object", list: "a list in a list"}
+                got = kinds.get(type(one), type(one).__name__)
+                raise UserError(f"{where}: {name} must be text or a list of texts, got {got}")
 
 
 def prompt_from_path(path: Path) -> str:
@@ -87,9 +113,7 @@ def _values(name: str, value: Any) -> list[str]:
 def _as_strings(value: Any, split: bool) -> list[str]:
     if isinstance(value, str):
         parts = re.split(r"[;|]", value) if split else [value]
-    elif isinstance(value, bool) or value is None:
-        return []
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         parts = [f"{value:g}"]
     elif isinstance(value, list | tuple):
         return [text for part in value for text in _as_strings(part, split=False)]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.audio import SAMPLE_RATE, AudioFile
 from data.corpus import training_clip, validation_clip
-from data.folder import UnreadableFiles, list_entries, split_entries
+from data.folder import UnreadableFiles, check_entries, list_entries, split_entries
 from data.synthetic import KINDS, captions
 from models.errors import UserError
 
@@ -122,6 +122,7 @@ class FolderClips:
         training, validation = split_entries(self.entries, data.validation_share)
         self.files = {"train": training[:clips], "validation": validation[:validation_clips]}
         self.unreadable = UnreadableFiles([entry.name.as_posix() for entry in self.entries], data.max_unreadable_share)
+        check_entries(self.entries, self.unreadable)
 
     def size(self, split: str) -> int:
         return len(self.files[split])

@@ -16,6 +16,7 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
+from data.audio import SAMPLE_RATE
 from data.clips import LatentDataConfig, open_clips
 from data.corpus import SyntheticSource
 from data.folder import FolderSource
@@ -23,7 +24,7 @@ from data.latent_folder import LatentIndex, open_shards, write_latents
 from data.latent_source import LatentSource
 from data.loading import Source, TrainingStream, ValidationBatches
 from models.device import resolve_device
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 from models.vae import VAE
 
 logger = logging.getLogger(__name__)
@@ -36,15 +37,13 @@ class DataConfig:
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus, drawn on the fly."""
     latents: tuple[str, ...] | str | None = None
-    """A folder of latent shards written by `python -m data.latents`, or a list of them, where one named twice weighs
-    twice (diffusion training)."""
-    rehearse: int = 0
+    """Instead of audio: a folder of latent shards written by `python -m data.latents`, or a list of them, where one
+    named twice weighs twice (diffusion training)."""
+    replay: int = 0
     """Clips of the procedural corpus, which checkpoints/demo was trained on, that are half of what is drawn in
     fine-tuning on a folder (diffusion training), so that old prompts survive; 0: none, for a model of other sounds."""
     crop_samples: int = 65_536
-    """Length of a training crop of audio (samples)."""
-    crop_frames: int = 256
-    """Length of a training crop of latents (frames of 1,024 samples)."""
+    """Length of a training crop (samples); of latents, as many frames as hold it."""
     batch_size: int = 8
     """Crops in a batch, per process."""
     crops_per_clip: int = 4
@@ -61,15 +60,26 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.latents == ():
             raise UserError("data.latents is an empty list: give a folder, or leave it out to train on audio")
-        for name in ("crop_samples", "crop_frames", "batch_size", "crops_per_clip"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("rehearse", "num_workers", "num_validation"):
-            if getattr(self, name) < 0:
-                raise UserError(f"data.{name} must not be negative, got {getattr(self, name)}")
-        for name in ("validation_share", "max_unreadable_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.latents is not None and self.folder is not None:
+            raise UserError("give data.folder or data.latents, not both: latents are trained on instead of audio")
+        if self.latents is not None and self.replay:
+            raise UserError(
+                "data.replay encodes clips of the corpus beside data.folder: with data.latents set --data.replay 0 and "
+                "add a folder of such latents (python -m data.latents) to the list"
+            )
+        check_bounds("data.crop_samples", self.crop_samples, 1_024, 3_600 * SAMPLE_RATE)
+        check_bounds("data.batch_size", self.batch_size, 1, 65_536)
+        check_bounds("data.crops_per_clip", self.crops_per_clip, 1, 10_000)
+        check_bounds("data.replay", self.replay, 0, 10**7)
+        check_bounds("data.num_workers", self.num_workers, 0, 1_024)
+        check_bounds("data.num_validation", self.num_validation, 0, 10**6)
+        check_bounds("data.validation_share", self.validation_share, 0, 1)
+        check_bounds("data.max_unreadable_share", self.max_unreadable_share, 0, 1)
+
+    def check_audio_only(self) -> None:
+        """Refuse what trainings other than the diffusion model's have no use for."""
+        if self.latents is not None or self.replay:
+            raise UserError("data.latents and data.replay are for train.diffusion: this training takes data.folder")
 
 
 class _StreamDataModule(lightning.LightningDataModule):
@@ -184,17 +194,20 @@ class LatentDataModule(_StreamDataModule):
     def make_source(self) -> Source:
         if self.config.latents is None:
             raise UserError("data.latents is not set: write latents with python -m data.latents and give their folder")
-        return LatentSource(self.config.latents, self.seed, self.config.crop_frames, self.config.num_validation)
+        folders = self.config.latents
+        first = Path(folders if isinstance(folders, str) else folders[0])
+        crop_frames = -(-self.config.crop_samples // LatentIndex.load(first).hop_length)
+        return LatentSource(folders, self.seed, crop_frames, self.config.num_validation)
 
 
 class TuningDataModule(_StreamDataModule):
-    """Random crops of a folder's latents, and as many of the rehearsed clips; all are encoded once, before the start.
+    """Random crops of a folder's latents, and as many of the replayed clips; all are encoded once, before the start.
 
     A crop that is encoded as it comes costs three times its training step on a CPU, and a small folder's clips come
     again and again. Validation has the folder's clips alone.
 
     Args:
-        config: names the folder; `rehearse` clips of the procedural corpus come besides.
+        config: names the folder; `replay` clips of the procedural corpus come besides.
         model: checkpoint folder with the autoencoder.
         out: folder for the latents; what an interrupted start left there is kept.
         crop_frames: length of a crop, `config.crop_samples` in the model's frames.
@@ -203,7 +216,7 @@ class TuningDataModule(_StreamDataModule):
     def __init__(self, config: DataConfig, model: Path, out: Path, crop_frames: int, seed: int = 0) -> None:
         super().__init__(config, seed)
         self.model = model
-        self.own, self.rehearsed = out / "own", out / "rehearsed"
+        self.own, self.replayed = out / "own", out / "replayed"
         self.crop_frames = crop_frames
         self.prepare_data_per_node = False  # the run folder is one for all nodes
 
@@ -218,15 +231,13 @@ class TuningDataModule(_StreamDataModule):
         self.own.parent.mkdir(parents=True, exist_ok=True)
         vae = VAE.load(self.model).to(resolve_device())
         write_latents(vae, open_clips(own, None, None, self.seed), self.own, num_workers=config.num_workers)
-        if config.rehearse:
-            logger.info(
-                "rehearsing %d clips of the procedural corpus; --data.rehearse 0 leaves them out", config.rehearse
-            )
-            corpus = open_clips(LatentDataConfig(), config.rehearse, 0, self.seed)
-            write_latents(vae, corpus, self.rehearsed, num_workers=config.num_workers)
+        if config.replay:
+            logger.info("replaying %d clips of the procedural corpus; --data.replay 0 leaves them out", config.replay)
+            corpus = open_clips(LatentDataConfig(), config.replay, 0, self.seed)
+            write_latents(vae, corpus, self.replayed, num_workers=config.num_workers)
 
     def make_source(self) -> Source:
-        folders = (self.own, self.rehearsed) if self.config.rehearse else (self.own,)
+        folders = (self.own, self.replayed) if self.config.replay else (self.own,)
         clips = {folder: len(open_shards(folder, LatentIndex.load(folder), "train")) for folder in folders}
         if not clips[self.own]:
             raise UserError(f"none of the training files in {self.config.folder} can be read")

@@ -1,38 +1,35 @@
 """A user's own audio: a folder with captions beside the files, or a manifest.
 
-- A folder: every audio file in it and below; `song.txt` beside `song.wav` holds captions, one a line, and `song.json`
-  any metadata. A folder with a `manifest.jsonl` or `manifest.csv` in it is read by that.
-- A manifest: `.jsonl` (an object a line) or `.csv` (with a header) with a column `path` (relative to the manifest, or
-  absolute) and any metadata fields. `data.captions` says how they become prompts.
+- A folder: every audio file in it and below, links followed, each real file once. Captions of `song.wav` stand in
+  `song.txt`, `song.caption.txt`, `song.caption` or `song.wav.txt`, one a line; `song.json` holds any metadata. A folder
+  with a `manifest.jsonl`, `.json`, `.csv` or `.tsv` in it is read by that.
+- A manifest: see `data.manifest`. `data.captions` says how its fields become prompts.
 
 A training draw is one random crop; the files come in an order shuffled anew for every pass. A file that cannot be
 read is named and counted, and the next one of the order takes its place; more of them than the set share stop the
 run. Crops know where they are: `seconds_start` in the file, `seconds_total` its length, `num_samples` without padding.
 """
 
-import csv
 import dataclasses
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.audio import AUDIO_SUFFIXES, AudioFile
-from data.captions import make_prompt
+from data.captions import check_metadata, find_captions, make_prompt
 from data.loading import Item, crop_item, random_generator
+from data.manifest import MANIFEST_NAMES, parse_object, read_manifest
+from data.text_files import check_text, read_lines, read_text, readable
 from models.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv")
-PATH_FIELDS = ("path", "audio", "audio_path", "file", "file_name", "filename", "filepath")
-
-# Beyond so many files their headers are not looked at beforehand.
+# Beyond so many files their headers and captions are not looked at beforehand.
 _CHECKED_FILES = 1_000
 _CROPS_PER_VALIDATION_FILE = 4
 
@@ -46,9 +43,11 @@ class Entry:
     path: Path
     """Where it is."""
     name: Path
-    """Its path inside the data set."""
+    """Its path inside the data set, as text that can be written anywhere."""
     metadata: dict[str, Any] | None = None
-    """Fields of its manifest line; none: sidecars beside the file are read when it is drawn."""
+    """Fields of its manifest line; none: sidecars are read when it is drawn."""
+    sidecars: tuple[Path, ...] = ()
+    """Files beside it with its captions and metadata."""
 
     def read_metadata(self) -> dict[str, Any]:
         """Return the manifest's fields, or the sidecars'.
@@ -59,12 +58,16 @@ class Entry:
         if self.metadata is not None:
             return self.metadata
         metadata: dict[str, Any] = {}
-        json_path, text_path = self.path.with_suffix(".json"), self.path.with_suffix(".txt")
-        if json_path.is_file():
-            metadata.update(_parse_object(_read_text(json_path), str(json_path)))
-        if text_path.is_file():
-            metadata["prompts"] = [line.strip() for line in _read_text(text_path).splitlines() if line.strip()]
-        return metadata
+        prompts: list[str] = []
+        for path in self.sidecars:
+            if path.suffix.lower() == ".json":
+                fields = parse_object(read_text(path), readable(path))
+                check_text(json.dumps(fields, ensure_ascii=False), readable(path))
+                check_metadata(fields, readable(path))
+                metadata.update(fields)
+            else:
+                prompts += read_lines(path)
+        return metadata | ({"prompts": prompts} if prompts else {})
 
 
 def list_entries(source: str | Path) -> list[Entry]:
@@ -77,7 +80,7 @@ def list_entries(source: str | Path) -> list[Entry]:
     source = Path(source)
     if source.is_dir():
         manifests = [source / name for name in MANIFEST_NAMES if (source / name).is_file()]
-        entries = _list_manifest(manifests[0]) if manifests else _list_folder(source)
+        entries = _list_manifest(manifests[0]) if manifests else list_folder(source)
     elif source.is_file():
         entries = _list_manifest(source)
     else:
@@ -90,16 +93,25 @@ def list_entries(source: str | Path) -> list[Entry]:
 def split_entries(entries: list[Entry], validation_share: float) -> tuple[list[int], list[int]]:
     """Return the indices of the training and of the validation files: a share chosen by their names, at least one.
 
-    A single file serves as both; a share of 0 holds nothing out.
+    Several lines of a manifest about one file are on one side. A single file serves as both; a share of 0 holds
+    nothing out.
     """
     everything = list(range(len(entries)))
+    files: dict[Any, list[int]] = {}
+    for index, entry in enumerate(entries):
+        files.setdefault(_identity(entry.path), []).append(index)
     if validation_share == 0:
         return everything, []
-    if len(entries) == 1:
+    if len(files) == 1:
         return everything, everything
-    by_hash = sorted(everything, key=lambda i: hashlib.sha256(entries[i].name.as_posix().encode()).digest())
-    held_out = min(len(entries) - 1, max(1, round(validation_share * len(entries))))
-    return sorted(by_hash[held_out:]), sorted(by_hash[:held_out])
+
+    def name_hash(indices: list[int]) -> bytes:
+        return hashlib.sha256(entries[indices[0]].name.as_posix().encode()).digest()
+
+    by_hash = sorted(files.values(), key=name_hash)
+    num_held_out = min(len(files) - 1, max(1, round(validation_share * len(files))))
+    held_out = sorted(index for indices in by_hash[:num_held_out] for index in indices)
+    return sorted(set(everything) - set(held_out)), held_out
 
 
 class UnreadableFiles:
@@ -160,7 +172,8 @@ class FolderSource:
         self.num_validation = min(num_validation, _CROPS_PER_VALIDATION_FILE * len(self.validation))
         self.unreadable = UnreadableFiles([entry.name.as_posix() for entry in self.entries], max_unreadable_share)
         self._order: tuple[int, list[int]] = (-1, [])
-        self._check_headers()
+        check_entries(self.entries, self.unreadable)
+        logger.info("%d files held out for validation", len(self.validation))
 
     def draw(self, index: int) -> list[Item]:
         epoch, position = divmod(index, len(self.training))
@@ -192,76 +205,87 @@ class FolderSource:
         prompt = make_prompt(entry.read_metadata(), generator, entry.name)
         return crop_item(audio, self.crop_samples, start, seconds_total, prompt)
 
-    def _check_headers(self) -> None:
-        if len(self.entries) > _CHECKED_FILES:
-            logger.info("%d audio files", len(self.entries))
-            return
-        seconds = 0.0
-        for index, entry in enumerate(self.entries):
-            try:
+
+def check_entries(entries: list[Entry], unreadable: UnreadableFiles) -> None:
+    """Look at the files of a not too large set, and log how many there are, how long, and how many lack a caption."""
+    num, seconds, uncaptioned = len(entries), 0.0, []
+    for index, entry in enumerate(entries):
+        is_looked_at = num <= _CHECKED_FILES
+        try:
+            if is_looked_at:
                 with AudioFile(entry.path) as file:
                     seconds += file.seconds
-            except (ValueError, OSError, ModuleNotFoundError) as error:
-                self.unreadable.add(index, error)
-        logger.info(
-            "%d audio files, %.2f h; %d held out for validation; %d unreadable",
-            len(self.entries), seconds / 3600, len(self.validation), len(self.unreadable),
+            metadata = entry.read_metadata() if is_looked_at else entry.metadata
+            if not (entry.sidecars if metadata is None else find_captions(metadata)):
+                uncaptioned.append(entry.name)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            unreadable.add(index, error)
+    length = f", {seconds / 3600:.2f} h" if num <= _CHECKED_FILES else ""
+    logger.info("%d audio files%s; %d unreadable", num, length, len(unreadable))
+    if uncaptioned:
+        logger.warning(
+            "%d of %d audio files have no caption, so that other metadata or their names become the prompt: %s",
+            len(uncaptioned), num, _some(uncaptioned),
         )  # fmt: skip
 
 
-def _list_folder(folder: Path) -> list[Entry]:
-    found = []
+def list_folder(folder: Path) -> list[Entry]:
+    """List the audio files of a folder and below in the order of their names; each real file once.
+
+    Links are followed; a second way to a file or folder (device and inode) is left out.
+    """
+    entries: list[Entry] = []
+    seen_folders, seen_files = {_identity(folder)}, set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    paths = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]
-    entries = [Entry(path=path, name=path.relative_to(folder)) for path in paths]
+        places = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
+        places.sort(key=lambda place: place.is_symlink())  # the real folder names its files
+        folders[:] = [place.name for place in places if _is_new(place, seen_folders)]
+        beside = {name.lower(): name for name in sorted(files, reverse=True)}
+        paths = [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
+        paths = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+        for path in sorted(paths, key=lambda path: path.is_symlink()):
+            if _is_new(path, seen_files):
+                name = Path(readable(path.relative_to(folder)))
+                entries.append(Entry(path=path, name=name, sidecars=_sidecars(path, set(files), beside)))
     return sorted(entries, key=lambda entry: entry.name.as_posix())
 
 
+def _is_new(path: Path, seen: set[Any]) -> bool:
+    identity = _identity(path)
+    is_new = identity not in seen
+    seen.add(identity)
+    return is_new
+
+
+def _identity(path: Path) -> Any:
+    """What is the same for all names of a file: device and inode; the path where there is no file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return str(path)
+    return (status.st_dev, status.st_ino)
+
+
+def _sidecars(path: Path, files: set[str], beside: dict[str, str]) -> tuple[Path, ...]:
+    """Files of captions and metadata beside an audio file, whose suffixes may be in capitals.
+
+    Args:
+        files: all names in its folder.
+        beside: the same by their names in lower case.
+    """
+    names = [path.stem + ending for ending in (".json", ".txt", ".caption.txt", ".caption")]
+    names += [path.name + ending for ending in (".json", ".txt")]
+    found = (name if name in files else beside.get(name.lower()) for name in names)
+    return tuple(path.with_name(name) for name in dict.fromkeys(found) if name is not None)
+
+
 def _list_manifest(manifest: Path) -> list[Entry]:
-    readers: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-        ".jsonl": _jsonl_rows, ".csv": _csv_rows
-    }  # fmt: skip
-    reader = readers.get(manifest.suffix.lower())
-    if reader is None:
-        raise UserError(f"{manifest} is no manifest: expected a name ending in .jsonl or .csv, or a folder")
-    entries = []
-    for line, row in reader(manifest):
-        path = next((row[name] for name in PATH_FIELDS if row.get(name)), None)
-        if not isinstance(path, str):
-            raise UserError(f"{manifest}, line {line}: no path to an audio file; expected a field 'path'")
-        entries.append(Entry(path=manifest.parent / path, name=Path(path), metadata=row))
-    return entries
-
-
-def _jsonl_rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in enumerate(_read_text(manifest).splitlines(), start=1):
-        if text.strip():
-            yield line, _parse_object(text, f"{manifest}, line {line}")
-
-
-def _csv_rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv.DictReader(_read_text(manifest).splitlines())
-    for row in rows:
-        yield rows.line_num, {name.strip(): value for name, value in row.items() if name is not None}
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
-
-
-def _parse_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where} must be a JSON object, got {type(value).__name__}")
-    return value
+    rows = read_manifest(manifest)
+    folder = manifest.parent
+    return [
+        Entry(path=path, name=path.relative_to(folder) if path.is_relative_to(folder) else path, metadata=row)
+        for path, row in rows
+    ]
 
 
 def _some(names: list[Any]) -> str:

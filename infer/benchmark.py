@@ -19,25 +19,22 @@ from torch import Tensor
 
 from data.cli import run
 from data.encoding import piece_samples
-from infer.fifo.config import FifoConfig
-from infer.fifo.queue import Fifo
-from infer.guidance import GuidanceConfig, GuidedDenoiser
-from infer.samplers import make_generators
+from infer.fifo import EndlessStream, QueueOptions, StreamConfig
 from infer.speed import Speed, describe_device, measure, write_report
-from infer.stream import decode_stream
-from models.checkpoint import SHIPPED_MODEL, load_part, load_weights
+from models.checkpoint import SHIPPED_MODEL, load_config, load_part, load_weights, without_weights
 from models.device import resolve_device
 from models.errors import UserError
-from models.meta import without_weights
+from models.queue import QueueConfig
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_to_audio import Conditioning
+from models.texts import Text
+from models.timing import Position
 from models.unet import UNet, UNetConfig
 from models.vae import VAE, VAEConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 NUM_TOKENS = 79
 """Length of the conditioning: 77 text tokens, 2 timing tokens."""
-DEFAULT_FIFO = FifoConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ def main(
     batch: int = 1,
     seconds: float = 5.0,
     repeats: int = 5,
-    fifo: FifoConfig = DEFAULT_FIFO,
+    queue: QueueOptions = QueueOptions(),  # noqa: B008 - frozen
     json: bool = False,
 ) -> None:
     """Measure seconds of audio per second and peak memory.
@@ -77,7 +74,7 @@ def main(
         batch: clips or streams at once.
         seconds: length of a clip (s).
         repeats: calls that count, after the warm-up; the median is shown.
-        fifo: the queue.
+        queue: the queue, where it is not the one that the model was trained for.
         json: write JSON instead of a table.
     """
     if min(batch, repeats) < 1 or not 0 < seconds < float("inf"):
@@ -87,7 +84,7 @@ def main(
         vae = load_vae(model, configs).to(settings.device) if what != "unet" else None
         unet = load_unet(model, configs).to(settings.device) if what != "vae" else None
         if vae is not None and unet is not None:
-            speeds = list(fifo_speeds(vae, unet, settings, fifo))
+            speeds = list(fifo_speeds(BareHost(vae, unet, load_queues(model, configs)), settings, queue))
         else:
             speeds = list(vae_speeds(vae, settings)) if vae is not None else [unet_speed(unet, settings)]
     parameters = sum(p.numel() for network in (vae, unet) if network is not None for p in network.parameters())
@@ -171,7 +168,7 @@ def conditioning(unet: UNet, batch: int, device: torch.device) -> Conditioning:
 def unet_speed(unet: UNet | None, settings: Settings) -> Speed:
     """One network call at a noise level per frame."""
     assert unet is not None
-    hop, rate = VAEConfig.hop_length, VAEConfig.sample_rate
+    hop, rate = VAEConfig().hop_length, VAEConfig().sample_rate
     num_frames = max(1, round(settings.seconds * rate / hop))
     latents = torch.randn(settings.batch, unet.config.latent_channels, num_frames, device=settings.device)
     t = torch.rand(settings.batch, num_frames, device=settings.device)
@@ -187,25 +184,81 @@ def unet_speed(unet: UNet | None, settings: Settings) -> Speed:
     )
 
 
-def fifo_speeds(vae: VAE, unet: UNet, settings: Settings, config: FifoConfig) -> Iterator[Speed]:
+class BareHost:
+    """A U-Net and a VAE that `infer.fifo` can play without a text encoder: every text is other random embeddings."""
+
+    max_seconds = known_seconds = None
+
+    def __init__(self, vae: VAE, unet: UNet, queues: tuple[QueueConfig, ...]) -> None:
+        self.vae = vae
+        self.unet = unet
+        self.queues = queues
+        self.device = vae.latent_mean.device
+        self.latent_channels = unet.config.latent_channels
+        self.hop_length = vae.hop_length
+        self.sample_rate = vae.config.sample_rate
+        self.window_frames = max(queue.window_frames for queue in queues)
+
+    def noise_time(self, position: Tensor) -> Tensor:
+        """Return t."""
+        return position
+
+    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+        """Return one row with random embeddings."""
+        del text, position
+        return [(conditioning(self.unet, 1, self.device), guidance_scale)]
+
+    def null_row(self, negative_prompt: str | None, position: Position) -> Conditioning:
+        """Return another such row."""
+        del negative_prompt, position
+        return conditioning(self.unet, 1, self.device)
+
+    def network(self, latents: Tensor, t: Tensor, given: Conditioning) -> Tensor:
+        """Predict v."""
+        return self.unet(latents, t, given.context, given.context_mask)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode whole clips."""
+        return self.vae.decode(latents)
+
+    def decoder(self) -> StreamingDecoder:
+        """Return a new streamed decoding."""
+        return StreamingDecoder(self.vae)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Encode whole clips."""
+        return self.vae.encode(self.vae.from_stereo(audio))
+
+    def encoder(self) -> StreamingEncoder:
+        """Return a new streamed encoding."""
+        return StreamingEncoder(self.vae)
+
+    def fingerprint(self) -> str:
+        """Say that nothing of it is worth saving."""
+        return "benchmark"
+
+
+def load_queues(model: Path, configs: Path | None) -> tuple[QueueConfig, ...]:
+    """A checkpoint's queues, or those of a configuration."""
+    given = read_config(configs / "diffusion.yaml")["model"] if configs is not None else load_config(model, "training")
+    return tuple(QueueConfig(**queue) for queue in given.get("queues", ())) or (QueueConfig(),)
+
+
+def fifo_speeds(host: BareHost, settings: Settings, queue: QueueOptions) -> Iterator[Speed]:
     """Time to the first chunk, and a chunk once the queue is full, decoded."""
     batch, device = settings.batch, settings.device
     if settings.compile:
-        unet.compile()
-    prompts, nothing = conditioning(unet, batch, device), conditioning(unet, batch, device)
-    denoiser = GuidedDenoiser(unet, prompts, nothing, GuidanceConfig(scale=4.0))
+        host.unet.compile()
 
-    def start() -> Iterator[Tensor]:
-        generators = make_generators(0, batch)
-        return Fifo(denoiser, config, channels=unet.config.latent_channels, generators=generators, device=device)
+    def start() -> EndlessStream:
+        return EndlessStream(host, ["a sound"] * batch, StreamConfig(queue=queue))
 
-    chunk_seconds = batch * config.chunk * vae.hop_length / vae.config.sample_rate
-    yield measure("queue until its first chunk", lambda: next(start()), chunk_seconds, device, 1, warm_up=0)
-    queue = start()
-    yield measure("queue, a chunk", lambda: next(queue), chunk_seconds, device, settings.repeats)
-    if batch == 1:
-        sound = decode_stream(start(), vae)
-        yield measure("queue and decoding, a chunk", lambda: next(sound), chunk_seconds, device, settings.repeats)
+    stream = start()
+    chunk_seconds = batch * stream.chunk_samples / host.sample_rate
+    yield measure("queue until its first chunk", lambda: start().next_latents(), chunk_seconds, device, 1, warm_up=0)
+    yield measure("queue, a chunk", stream.next_latents, chunk_seconds, device, settings.repeats)
+    sound = start()
+    yield measure("queue and decoding, a chunk", lambda: next(sound), chunk_seconds, device, settings.repeats)
 
 
 if __name__ == "__main__":

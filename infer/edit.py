@@ -14,12 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.audio import SAMPLE_RATE
-from data.encoding import encode
+from infer.hosts.host import Host
 from infer.samplers import Denoiser
 from models.diffusion import add_noise
 from models.errors import UserError
-from models.vae import VAE
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,12 @@ class Edit:
         return torch.where(weight > 0, weight * audio + (1 - weight) * original, original)
 
 
+Span = tuple[float, float]
+
+
 @torch.no_grad()
 def make_edit(
-    vae: VAE, audio: Tensor, seconds: float, inpaint: tuple[float, float] | None = None, strength: float | None = None
+    host: Host, audio: Tensor, seconds: float, inpaint: Span | None = None, strength: float | None = None
 ) -> Edit:
     """Encode the first `seconds` of audio (2, samples) as a clip to start from; what it lacks is silence.
 
@@ -84,16 +85,42 @@ def make_edit(
         UserError: the span is not inside the clip, or strength is not in (0, 1].
     """
     strength = (0.7 if inpaint is None else 1.0) if strength is None else strength
-    if not 0 < strength <= 1:
-        raise UserError(f"strength must lie above 0 (no change) and at most at 1 (all new), got {strength:g}")
-    num_samples = max(1, round(seconds * SAMPLE_RATE))
+    check_strength(strength)
+    num_samples = max(1, round(seconds * host.sample_rate))
     audio = F.pad(audio[:, :num_samples], (0, max(0, num_samples - audio.shape[-1])))
-    num_frames = math.ceil(num_samples / vae.hop_length)
+    num_frames = math.ceil(num_samples / host.hop_length)
     span = (0, num_frames)
     if inpaint is not None:
+        check_span(inpaint, seconds)
+        frames_per_second = host.sample_rate / host.hop_length
         start, end = inpaint
-        if not 0 <= start < end <= seconds + 1e-6:
-            raise UserError(f"inpaint must be a start and an end within the {seconds:g} s, got {start:g} and {end:g}")
-        frames_per_second = SAMPLE_RATE / vae.hop_length
         span = (math.floor(start * frames_per_second), min(num_frames, math.ceil(end * frames_per_second)))
-    return Edit(audio, encode(vae, audio), span, strength)
+    return Edit(audio, host.encode(audio.unsqueeze(0)), span, strength)
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength outside of (0, 1]."""
+    if not 0 < strength <= 1:
+        raise UserError(f"strength must lie above 0 (no change) and at most at 1 (all new), got {strength:g}")
+
+
+def check_span(span: Span, seconds: float = math.inf) -> None:
+    """Refuse a span that is not a start and an end inside of a clip."""
+    start, end = span
+    if not 0 <= start < end <= seconds + 1e-6:
+        inside = "of the clip" if math.isinf(seconds) else f"within the {seconds:g} s"
+        raise UserError(f"inpaint must be a start and an end {inside}, got {start:g} and {end:g}")
+
+
+def read_span(text: str) -> Span:
+    """Read a span as people type it: 1.5,3 or "1.5, 3" or [1.5,3].
+
+    Raises:
+        UserError: it is not two rising numbers.
+    """
+    try:
+        start, end = (float(number) for number in text.strip().strip("[]()").replace(",", " ").split())
+    except ValueError:
+        raise UserError(f"inpaint must be a start and an end in seconds, as in --inpaint 1.5,3, got {text!r}") from None
+    check_span((start, end))
+    return start, end

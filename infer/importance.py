@@ -9,7 +9,7 @@ third of the noise times. Its score is the mean over queries of
 
 and the region with the highest score, averaged over calls, prompts and layers (each relative to its own mean), is the
 recommended focus. The command draws a picture, writes the numbers, and leaves the recommendation in the model's folder
-for `infer.fifo --focus auto`.
+for `infer.fifo --sampling.focus auto`.
 
 Source: InfiniteAudio (2506.03020), section 2.2.2 and figure 2. That a mean is divided by the number of keys, and that
 regions are thirds of the noise time, are this project's readings.
@@ -19,7 +19,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,16 +30,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.cli import run
-from infer.fifo.config import IMPORTANCE, FifoConfig
+from infer.fifo.config import IMPORTANCE, QueueOptions, StreamConfig
 from infer.fifo.stream import EndlessStream
-from infer.fifo.stream_config import StreamConfig
 from models.checkpoint import SHIPPED_MODEL, save_config
 from models.device import resolve_device
 from models.errors import UserError
-from models.layers import SelfAttention, Transformer
 from models.schedule import Focus
 from models.text_to_audio import TextToAudio
 from models.unet import UNet
+from models.unet_layers import SelfAttention, Transformer
 
 REGIONS: tuple[Focus, ...] = ("last", "middle", "initial")
 PROMPTS = (
@@ -133,20 +132,20 @@ def recorded(unet: UNet, num_context: int, slots: int) -> Iterator[list[LayerAtt
 
 
 def measure(
-    model: TextToAudio, prompts: tuple[str, ...], config: StreamConfig, num_shifts: int
+    model: TextToAudio, prompts: tuple[str, ...], config: StreamConfig, num_shifts: int, seed: int = 0
 ) -> list[LayerAttention]:
     """Play each prompt until queue and context are full, then record num_shifts chunks; sums over all prompts.
 
     Raises:
         UserError: the U-Net has no self-attention on the way up.
     """
-    queue = config.fifo
     total: list[LayerAttention] = []
     for prompt in tqdm(prompts, desc="attention", unit="prompt"):
-        stream = EndlessStream(model, prompt, config)
-        for _ in range(1 + -(-queue.num_context // queue.chunk)):
+        stream = EndlessStream(model, prompt, config, seeds=seed)
+        queue = stream.queue
+        for _ in range(1 + -(-queue.context_frames // queue.chunk_frames)):
             stream.next_latents()
-        with recorded(model.unet, queue.num_context, queue.num_chunks) as layers:
+        with recorded(model.unet, queue.context_frames, queue.num_chunks) as layers:
             for _ in range(num_shifts):
                 stream.next_latents()
         for known, layer in zip(total, layers, strict=False):
@@ -210,7 +209,7 @@ def main(
     model: Path = SHIPPED_MODEL,
     prompts: tuple[str, ...] = PROMPTS,
     num_shifts: int = 8,
-    fifo: FifoConfig = FifoConfig(),  # noqa: B008 - frozen
+    queue: QueueOptions = QueueOptions(),  # noqa: B008 - frozen
     seed: int = 0,
     out: Path = Path("runs/importance"),
     write: bool = True,
@@ -222,19 +221,20 @@ def main(
         model: Folder of the model.
         prompts: What to play meanwhile.
         num_shifts: Chunks to measure of each prompt.
-        fifo: The queue; its grid is taken equal.
+        queue: The queue, where it is not the one that the model was trained for.
         seed: Same seed, same numbers.
         out: Folder for importance.png and importance.json.
-        write: Whether to leave the recommendation in the model's folder, for infer.fifo --focus auto.
+        write: Whether to leave the recommendation in the model's folder, for infer.fifo --sampling.focus auto.
         device: auto, cpu, cuda, cuda:N or mps.
     """
     if num_shifts < 1 or not prompts:
         raise UserError(f"needs at least one prompt and one shift, got {len(prompts)} and {num_shifts}")
     bundle = TextToAudio.load(model, resolve_device(device))
-    queue = replace(fifo, focus="equal")
-    values = report(measure(bundle, tuple(prompts), StreamConfig(fifo=queue, seed=seed), num_shifts))
+    values = report(measure(bundle, tuple(prompts), StreamConfig(queue=queue), num_shifts, seed))
     draw(values, out / "importance.png")
-    (out / "importance.json").write_text(json.dumps(values | {"fifo": asdict(queue)}, indent=1) + "\n")
+    (out / "importance.json").write_text(
+        json.dumps(values | {"queue": asdict(queue.of(bundle.queues[0]))}, indent=1) + "\n"
+    )
     if write:
         save_config(model, IMPORTANCE, {name: values[name] for name in ("focus", "margin", "regions")})
     run_lines = [f"{name:8} {score:.3f}" for name, score in values["regions"].items()]

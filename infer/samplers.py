@@ -25,8 +25,44 @@ from torch import Tensor
 
 from models.diffusion import alpha_sigma
 from models.errors import UserError
+from models.schedule import Focus, time_grid
 
-Method = Literal["ddim", "dpmpp_2m", "dpmpp_2m_sde"]
+Sampler = Literal["ddim", "dpmpp_2m", "dpmpp_2m_sde"]
+MAX_STEPS = 10_000
+MAX_FACTOR = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How noise becomes clean: the method of a step, and where the steps are."""
+
+    sampler: Sampler = "dpmpp_2m"
+    """Second order (dpmpp_2m), first order (ddim), or second order with fresh noise (dpmpp_2m_sde)."""
+    eta: float = 0.0
+    """Share of fresh noise in every step, 0 deterministic to 1 ancestral; not for dpmpp_2m."""
+    focus: Focus | Literal["auto"] = "equal"
+    """Third of the noise times that keeps its steps: initial (near noise), middle, last (near clean); none (equal); or
+    what infer.importance recommended for the model (auto)."""
+    factor: float = 3.0
+    """How many times thinner the steps outside of the focus are (P)."""
+
+    def __post_init__(self):
+        check_sampler(self.sampler, self.eta)
+        if not 1 <= self.factor <= MAX_FACTOR:
+            raise UserError(f"sampling.factor must lie in [1, {MAX_FACTOR:g}], got {self.factor}")
+
+    @property
+    def known_focus(self) -> Focus:
+        """The focus; the command puts the model's own in place of auto before anything asks for it."""
+        if self.focus == "auto":
+            raise UserError("the focus auto is known for a model in a folder only: name one of equal, initial, ...")
+        return self.focus
+
+    def grid(self, num_steps: int) -> Tensor:
+        """Return the num_steps + 1 noise times that a frame passes, rising from 0 to 1."""
+        if not 1 <= num_steps <= MAX_STEPS:
+            raise UserError(f"the number of steps must lie between 1 and {MAX_STEPS}, got {num_steps}")
+        return time_grid(num_steps, self.known_focus, self.factor)
 
 
 class Denoiser(Protocol):
@@ -63,14 +99,14 @@ class StepCoefficients:
         return StepCoefficients(**{f.name: getattr(self, f.name).to(device, dtype) for f in fields(self)})
 
 
-def step_coefficients(levels: Tensor, method: Method = "dpmpp_2m", eta: float = 0.0) -> StepCoefficients:
+def step_coefficients(levels: Tensor, method: Sampler = "dpmpp_2m", eta: float = 0.0) -> StepCoefficients:
     """Compute the coefficients of every step of a time grid, in float64 on the CPU.
 
     Args:
         levels: (num_steps + 1,) noise times rising strictly from the end of sampling (0) to its start (at most 1).
         eta: share of fresh noise, 0 deterministic, 1 ancestral. `dpmpp_2m` is deterministic and refuses any other.
     """
-    check_method(method, eta)
+    check_sampler(method, eta)
     levels = levels.detach().to("cpu", torch.float64)
     if levels.ndim != 1 or len(levels) < 2 or not bool((levels.diff() > 0).all()):
         raise ValueError(f"levels must rise strictly and hold at least two times, got {levels.tolist()}")
@@ -103,10 +139,10 @@ def step_coefficients(levels: Tensor, method: Method = "dpmpp_2m", eta: float = 
     )
 
 
-def check_method(method: str, eta: float) -> None:
+def check_sampler(method: str, eta: float) -> None:
     """Refuse an unknown method or an eta that the method has no use for."""
-    if method not in get_args(Method):
-        raise UserError(f"sampler must be one of {', '.join(get_args(Method))}, got {method!r}")
+    if method not in get_args(Sampler):
+        raise UserError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {method!r}")
     if not 0 <= eta <= 1:
         raise UserError(f"eta must lie in [0, 1], got {eta}")
     if method == "dpmpp_2m" and eta:
@@ -147,7 +183,7 @@ def sample(
     denoiser: Denoiser,
     x: Tensor,
     levels: Tensor,
-    method: Method = "dpmpp_2m",
+    method: Sampler = "dpmpp_2m",
     eta: float = 0.0,
     generators: Sequence[torch.Generator] = (),
     on_step: Callable[[int], object] | None = None,
@@ -172,22 +208,3 @@ def sample(
         if on_step is not None:
             on_step(num_steps - i)
     return x
-
-
-def sample_ddim(
-    denoiser: Denoiser, x: Tensor, levels: Tensor, eta: float = 0.0, generators: Sequence[torch.Generator] = ()
-) -> Tensor:
-    """Sample by DDIM, first order; eta 1 is ancestral sampling. Source: Song et al. 2021, eq. 12 and 16."""
-    return sample(denoiser, x, levels, "ddim", eta, generators)
-
-
-def sample_dpmpp_2m(denoiser: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
-    """Sample by DPM-Solver++(2M), second order, one call a step. Source: Lu et al. 2022, algorithm 2."""
-    return sample(denoiser, x, levels, "dpmpp_2m")
-
-
-def sample_dpmpp_2m_sde(
-    denoiser: Denoiser, x: Tensor, levels: Tensor, generators: Sequence[torch.Generator], eta: float = 1.0
-) -> Tensor:
-    """Sample the reverse SDE by DPM-Solver++(2M) with noise from `generators`; eta 0 is `sample_dpmpp_2m`."""
-    return sample(denoiser, x, levels, "dpmpp_2m_sde", eta, generators)

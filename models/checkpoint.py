@@ -9,12 +9,15 @@ Checkpoints for resuming a training are Lightning's own and live elsewhere.
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.errors import UserError
 
@@ -171,6 +174,28 @@ def replace_tensors(folder: str | Path, name: str, values: dict[str, Tensor]) ->
             missing -= found
     if missing:
         raise UserError(f"part {name!r} of {folder} has no {', '.join(sorted(missing))}")
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules built inside are on the meta device: fill them with `load_weights`."""
+    with torch.device("meta"), _SkipInitialisation():
+        yield
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Turns the functions of `torch.nn.init` into no-ops.
+
+    On the meta device they would compute nothing, but `normal_` would import the compiler, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _split_into_shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:

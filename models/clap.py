@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from models.checkpoint import load_part, load_weights, read_json, save_part
+from models.checkpoint import load_part, load_weights, read_json, save_part, without_weights
 from models.clap_audio import ClapAudioConfig, ClapAudioTower, audio_config_from_huggingface, split_into_clips
 from models.clap_text import (
     ACTIVATIONS,
@@ -27,7 +27,6 @@ from models.clap_text import (
 )
 from models.errors import UserError
 from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
-from models.meta import without_weights
 from models.text_encoder import TextEncoder, TextEncoderConfig, tokenize
 from models.tokenizer import load_pretrained_tokenizer
 

@@ -12,15 +12,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.snake import Snake
-from models.vae import VAE, Posterior
-from models.vae_layers import LappedSynthesis, PointwiseLayer, ResidualUnit, ShapedBands, Sum, WindowPower
+from models.vae_waveform import ResidualUnit, Snake
+
+if TYPE_CHECKING:
+    from models.vae import VAE, Posterior
 
 
 class LayerStream(ABC):
@@ -56,6 +57,19 @@ class LayerStream(ABC):
     @abstractmethod
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         """First and last input position that outputs `first` to `last` (inclusive) depend on."""
+
+
+@runtime_checkable
+class Streamable(Protocol):
+    """A module that knows its own streamed form."""
+
+    def streamed(self) -> LayerStream:
+        """Build the form that carries on from chunk to chunk."""
+        ...
+
+
+class PointwiseLayer(nn.Module):
+    """Base of modules that treat every time step alike and alone, which need no other streamed form."""
 
 
 class PointwiseStream(LayerStream):
@@ -132,12 +146,14 @@ class ConvTransposeStream(LayerStream):
 
     carried = ("kept", "num_inputs", "position")
 
-    def __init__(self, conv: nn.ConvTranspose1d | LappedSynthesis) -> None:
-        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
-        self.padding, self.output_padding = int(conv.padding[0]), conv.output_padding[0]
-        if conv.dilation != (1,) or self.kernel < self.stride:
-            raise ValueError(f"a streamed transposed convolution needs dilation 1 and kernel >= stride, got {conv}")
-        self.weight, self.bias, self.groups = conv.weight.detach(), conv.bias, conv.groups
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, output_padding: int = 0, groups: int = 1
+    ) -> None:
+        self.weight, self.bias, self.groups = weight.detach(), bias, groups
+        self.kernel, self.stride = weight.shape[-1], stride
+        self.padding, self.output_padding = padding, output_padding
+        if self.kernel < stride:
+            raise ValueError(f"a streamed transposed convolution needs kernel >= stride, got {self.kernel} < {stride}")
         self.num_kept = math.ceil(self.kernel / self.stride) - 1
         self.kept: Tensor | None = None  # (batch, channels, at most num_kept)
         self.num_inputs = 0
@@ -163,6 +179,14 @@ class ConvTransposeStream(LayerStream):
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         start = -((self.kernel - 1 - self.padding - first) // self.stride)
         return start, (last + self.padding) // self.stride
+
+
+def conv_transpose_stream(conv: nn.ConvTranspose1d) -> ConvTransposeStream:
+    """Build the streamed form of a transposed convolution."""
+    if conv.dilation != (1,):
+        raise ValueError(f"a streamed transposed convolution needs dilation 1, got {conv}")
+    (stride,), (padding,), (output_padding,) = conv.stride, conv.padding, conv.output_padding
+    return ConvTransposeStream(conv.weight, conv.bias, stride, int(padding), output_padding, conv.groups)
 
 
 class ChainStream(LayerStream):
@@ -235,48 +259,24 @@ class SumStream(LayerStream):
         return min(starts), max(ends)
 
 
-class ShapedBandsStream(LayerStream):
-    """Bands of noise or tones, which go on where they stopped."""
-
-    carried = ("position",)
-
-    def __init__(self, layer: ShapedBands) -> None:
-        self.layer = layer
-        self.position = 0
-
-    def push(self, x: Tensor, last: bool) -> Tensor:  # noqa: ARG002
-        if x.shape[-1] == 0:  # there is no convolution of nothing
-            return self.layer.from_step(pad(x, 1), self.position)[..., :0]
-        shaped = self.layer.from_step(x, self.position)
-        self.position += x.shape[-1]
-        return shaped
-
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        return first, last
-
-
 def layer_stream(layer: nn.Module) -> LayerStream:
     """Build the streamed form of a layer, or of a whole stack of layers.
 
     Raises:
         ValueError: no exact streamed form of this layer is known.
     """
+    if isinstance(layer, Streamable):
+        return layer.streamed()
     if isinstance(layer, nn.Sequential):
         return ChainStream([layer_stream(inner) for inner in layer])
     if isinstance(layer, ResidualUnit):
         return ResidualStream(layer_stream(layer.block))
     if isinstance(layer, nn.Conv1d):
         return conv_stream(layer)
-    if isinstance(layer, nn.ConvTranspose1d | LappedSynthesis):
-        return ConvTransposeStream(layer)
-    if isinstance(layer, WindowPower):
-        return WindowStream(layer.of_windows, layer.length, layer.stride, layer.padding)
+    if isinstance(layer, nn.ConvTranspose1d):
+        return conv_transpose_stream(layer)
     if isinstance(layer, nn.AvgPool1d):
         return pool_stream(layer)
-    if isinstance(layer, Sum):
-        return SumStream([layer_stream(inner) for inner in layer.layers])
-    if isinstance(layer, ShapedBands):
-        return ShapedBandsStream(layer)
     if isinstance(layer, Snake | nn.Tanh | PointwiseLayer):
         return PointwiseStream(layer)
     raise ValueError(f"no exact streaming of {type(layer).__name__} is known; it must be local in time")
@@ -288,7 +288,7 @@ class StreamingDecoder:
     One object is one stream. The weights are taken as they are when it is built.
     """
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, vae: "VAE") -> None:
         self.vae = vae
         self._layers = layer_stream(vae.decoder)
         first, last = self._layers.input_span(0, vae.hop_length - 1)
@@ -323,7 +323,7 @@ class StreamingEncoder:
     One object is one stream. The weights are taken as they are when it is built.
     """
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, vae: "VAE") -> None:
         self.vae = vae
         self._layers = layer_stream(vae.encoder)
         first, last = self._layers.input_span(0, 0)
@@ -333,19 +333,20 @@ class StreamingEncoder:
         self._num_samples = 0
 
     @torch.no_grad()
-    def push(self, audio: Tensor) -> Posterior:
-        """Take the next samples, (batch, audio_channels, samples >= 0), and return frames >= 0 normalised latents."""
+    def push(self, audio: Tensor) -> "Posterior":
+        """Take the next samples, (batch, 2 or audio_channels, samples >= 0), and return frames >= 0 of latents."""
+        audio = self.vae.from_stereo(audio)
         self._empty = audio[..., :0]
         self._num_samples += audio.shape[-1]
         return self._posterior(self._layers.push(audio, last=False))
 
     @torch.no_grad()
-    def finish(self) -> Posterior:
+    def finish(self) -> "Posterior":
         """End the stream, padding the last frame with silence: the remaining normalised latents."""
         missing = -self._num_samples % self.vae.hop_length
         return self._posterior(self._layers.push(pad(self._empty, missing), last=True))
 
-    def _posterior(self, parameters: Tensor) -> Posterior:
+    def _posterior(self, parameters: Tensor) -> "Posterior":
         return self.vae.normalise(self.vae.raw_posterior_of(parameters))
 
 

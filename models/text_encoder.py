@@ -18,11 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from models.checkpoint import load_part, load_weights, save_part
+from models.checkpoint import load_part, load_weights, save_part, without_weights
 from models.clap_text import ClapTextConfig, ClapTextTower, text_config_from_huggingface, text_state_from_huggingface
 from models.errors import UserError
 from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
-from models.meta import without_weights
 from models.t5 import T5Encoder, T5EncoderConfig, t5_config_from_huggingface, t5_state_from_huggingface
 from models.tokenizer import load_pretrained_tokenizer, load_tokenizer, save_tokenizer
 

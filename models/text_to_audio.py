@@ -11,7 +11,9 @@ Source: Evans et al. 2024 (2402.04825), section 3.
 """
 
 import dataclasses
+import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import load_config, load_part, load_weights, save_config, save_part
+from models.checkpoint import load_config, load_part, load_weights, save_config, save_part, without_weights
 from models.errors import UserError
-from models.meta import without_weights
 from models.queue import QueueConfig
+from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_encoder import TextEncoder
-from models.timing import NUM_TIMING_TOKENS, TimingConfig, TimingEmbedder
+from models.texts import Blend, Text, blend_tokens
+from models.timing import NUM_TIMING_TOKENS, Position, TimingConfig, TimingEmbedder
 from models.unet import UNet, UNetConfig
 from models.vae import VAE
 
@@ -204,6 +207,100 @@ class TextToAudio(nn.Module):
     ) -> Tensor:
         """Predict v of noisy latents (batch, latent_channels, frames) at t, (batch,) or (batch, frames)."""
         return self.unet(latents, t, conditioning.context, conditioning.context_mask, frame_mask)
+
+    # What follows is what playing needs of any model, the protocol `infer.hosts.host.Host`.
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.vae.config.latent_channels
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of audio per latent frame."""
+        return self.vae.hop_length
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the audio (Hz)."""
+        return self.vae.config.sample_rate
+
+    @property
+    def window_frames(self) -> int:
+        """Frames of the longest clip that ordinary sampling makes."""
+        return self.config.window_frames
+
+    @property
+    def queues(self) -> tuple[QueueConfig, ...]:
+        """Queues that the network was trained for, the default first."""
+        return self.config.queues
+
+    @property
+    def max_seconds(self) -> float | None:
+        """Largest second that it can be told of."""
+        return self.config.conditioner.timing.max_seconds
+
+    @property
+    def known_seconds(self) -> float | None:
+        """Length (s) up to which it knows pieces well."""
+        return self.config.known_seconds
+
+    def noise_time(self, position: Tensor) -> Tensor:
+        """Return t at positions 0 (clean) to 1 (noise) of its own noise schedule, which is the same here."""
+        return position
+
+    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+        """Return the conditionings, each a batch of one, whose predictions make up a text's, and their weights.
+
+        `null_row` takes the weight that is missing to 1. Here it is one row: classifier-free guidance.
+        """
+        return [(self._row(text, position), guidance_scale)]
+
+    def null_row(self, negative_prompt: str | None, position: Position) -> Conditioning:
+        """Return what guidance moves away from: the null sequence, or a negative prompt."""
+        return self._row(negative_prompt, position) if negative_prompt else self.null_condition()
+
+    def _row(self, text: Text, position: Position) -> Conditioning:
+        tokens = self._tokens(text)
+        start, total = (
+            torch.tensor([math.nan if seconds is None else seconds], device=tokens.device) for seconds in position
+        )
+        return self.embed(tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool), start, total)
+
+    def _tokens(self, text: Text) -> Tensor:
+        """Embed a text without padding: (1, tokens, width)."""
+        if isinstance(text, Blend):
+            return blend_tokens(self._tokens(text.start), self._tokens(text.end), text.weight)
+        embeddings, mask = self.text_encoder.encode([text])
+        return embeddings[:, mask[0]]
+
+    def network(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predict v of noisy latents (rows, latent_channels, frames) at t (rows, frames)."""
+        return self.unet(latents, t, conditioning.context, conditioning.context_mask)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode whole clips to audio (batch, audio_channels, samples)."""
+        return self.vae.decode(latents)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Encode whole stereo clips (batch, 2, samples), the last frame padded with silence."""
+        return self.vae.encode(self.vae.from_stereo(audio.to(self.device)))
+
+    def decoder(self) -> StreamingDecoder:
+        """Return a new streamed decoding."""
+        return StreamingDecoder(self.vae)
+
+    def encoder(self) -> StreamingEncoder:
+        """Return a new streamed encoding."""
+        return StreamingEncoder(self.vae)
+
+    def fingerprint(self) -> str:
+        """Return 16 digits that change with any weight."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write all parts into a folder that `load` reads."""

@@ -34,7 +34,7 @@ def check_prompt(prompt: str) -> None:
         raise UserError('the prompt is empty, describe a sound: --prompt "heavy rain with distant thunder"')
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         readable = prompt.encode("utf-8", "replace").decode("utf-8")
-        raise UserError(f"the prompt {readable!r} holds bytes that are not UTF-8 text: type it as UTF-8")
+        raise UserError(f"the prompt {readable!r} holds what is no character: half an emoji, or bytes not in UTF-8")
 
 
 def weighted_blend(weights: Mapping[str, float]) -> Text:

@@ -19,6 +19,9 @@ from models.errors import UserError
 NUM_TIMING_TOKENS = 2
 """Tokens that tell the place in a piece."""
 
+Position = tuple[float | None, float | None]
+"""seconds_start and seconds_total, None where not known."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimingConfig:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.errors import UserError
-from models.layers import (
+from models.unet_layers import (
     Downsample,
     FourierFeatures,
     FrameNorm,

@@ -1,4 +1,4 @@
-"""What training needs for autoencoders with `model.band_levels` alone: the distance between tones, and their stage.
+"""What training needs for autoencoders of kind "bands" alone: the distance between tones, and their stage.
 
 amplitudes (batch, channels, tones, frames); audio (batch, channels, samples)
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.errors import UserError, check_bounds
 from models.vae import VAE, Posterior
-from models.vae_layers import LONG_WINDOW, TonePower
+from models.vae_bands import LONG_WINDOW, TonePower, tone_amplitudes, tones_of
 from train.vae_training import VAETraining
 
 NEIGHBOURHOOD = 25
@@ -29,7 +29,7 @@ TINY_POWER = 1e-9
 @dataclass(frozen=True, kw_only=True)
 class ToneLossConfig:
     weight: float = 0.0
-    """Weight of the distance between tones, for a model with `band_levels`; 0 = none."""
+    """Weight of the distance between tones, for an autoencoder of kind "bands"; 0 = none."""
     steps: int = 8
     """Optimiser steps on each batch of `--train tones`."""
 
@@ -39,7 +39,7 @@ class ToneLossConfig:
 
 
 class ToneLoss(nn.Module):
-    """Distance between the decoder's tones and the tones there are: a teacher for `VAEConfig.band_levels`.
+    """Distance between the decoder's tones and the tones there are: a teacher for `models.vae_bands`.
 
     A tone is a peak among the quarter tones' powers that stands far above the half octave on both sides of it. In a
     spectrogram a missing tone is a few bins of thousands, and a tone that is almost off hardly has a gradient through
@@ -85,20 +85,18 @@ def tone_peaks(power: Tensor) -> Tensor:
 
 
 class BandTraining(VAETraining):
-    """Training of an autoencoder with band levels: one more term, and a stage of the tones' branch alone."""
+    """Training of an autoencoder of kind "bands": one more term, and a stage of the tones' branch alone."""
 
     def __init__(self, tones: ToneLossConfig, **settings: Any) -> None:
         super().__init__(**settings)
         config = self.vae.config
-        if not config.band_levels:
-            raise UserError(
-                "tones.weight is for autoencoders with model.band_levels; this one has no tones: set it to 0"
-            )
+        if config.kind != "bands":
+            raise UserError('tones.weight is for autoencoders of kind "bands"; this one has no tones: set it to 0')
         if self.part == "tones":
             if not tones.weight:
                 raise UserError("--train tones needs a tones.weight above 0")
             self.vae.requires_grad_(False)
-            self.vae.tone_branch.requires_grad_(True)
+            tones_of(self.vae.decoder).requires_grad_(True)
         self.tones = tones
         self.tone_loss = ToneLoss(self.vae.hop_length, config.sample_rate)
 
@@ -110,7 +108,7 @@ class BandTraining(VAETraining):
         audio = self.vae.from_stereo(batch["audio"])
         posterior, generators = self._encode(audio)
         for _ in range(self.tones.steps):  # with other latents each: encoding is what takes the time
-            loss = self.tone_loss(self.vae.tone_amplitudes(posterior.sample(generators)), audio)
+            loss = self.tone_loss(tone_amplitudes(self.vae.decoder, posterior.sample(generators)), audio)
             if self._optimise(optimiser, self.tones.weight * loss, self.vae, "generator", {"tones": loss}):
                 self.update_averages()
 
@@ -118,7 +116,7 @@ class BandTraining(VAETraining):
         self, vae: VAE, audio: Tensor, reconstruction: Tensor, posterior: Posterior, latents: Tensor
     ) -> dict[str, Tensor]:
         terms = super()._reconstruction_terms(vae, audio, reconstruction, posterior, latents)
-        return terms | {"tones": self.tone_loss(vae.tone_amplitudes(latents), audio)}
+        return terms | {"tones": self.tone_loss(tone_amplitudes(vae.decoder, latents), audio)}
 
     def _weights(self) -> dict[str, float]:
         return super()._weights() | {"tones": self.tones.weight}

@@ -8,7 +8,6 @@ for the autoencoder, latents and embedded text for the diffusion model.
 import dataclasses
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal, cast
 
@@ -27,16 +26,17 @@ from models.errors import UserError
 from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
-from train import diffusion, vae
+from models.vae_waveform import WaveformConfig
 from train.band_losses import ToneLossConfig, vae_training
 from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
 from train.optimisation import OptimiserConfig
-from train.trainer import TrainerConfig, seed_run
-from train.vae import compile_networks
+from train.trainer import CONFIGS, TrainerConfig, seed_run
 from train.vae_training import VAELossConfig, VAEStagesConfig
 
 NEVER = 10**12
 NO_DEMO = DemoConfig()
+HOP_LENGTH = WaveformConfig().hop_length
+"""Of the autoencoder that the latents are thought to come from."""
 
 
 class StepTimer(Callback):
@@ -110,7 +110,7 @@ def benchmark_vae(
         optimiser: of both networks.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
-        tones: what `model.band_levels` needs besides.
+        tones: what kind "bands" needs besides.
         compile: compile the networks.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
@@ -127,7 +127,7 @@ def benchmark_vae(
         seed=0,
     )
     if compile:
-        compile_networks(module)
+        module.compile_networks()
     seconds = data.batch_size * data.crop_samples / SAMPLE_RATE
     audio = 0.1 * torch.randn(data.batch_size, 2, data.crop_samples)
     measured = {"joint": (NEVER, NEVER), "joint, adversarial": (NEVER, 0), "decoder, adversarial": (0, 0)}
@@ -148,8 +148,6 @@ def benchmark_diffusion(
     data: DataConfig,
     trainer: TrainerConfig,
     demo: DemoConfig = NO_DEMO,
-    vae: Path | None = None,  # noqa: ARG001
-    text_encoder: Path | None = None,  # noqa: ARG001
     compile: bool = False,
     activation_checkpointing: bool = False,
     repeats: int = 5,
@@ -164,23 +162,24 @@ def benchmark_diffusion(
         optimiser: of U-Net and conditioner, and their average.
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
-        demo: not used; a training's YAML may have it.
-        vae: not used; a training's YAML may have it.
-        text_encoder: not used; a training's YAML may have it.
+        demo: of no effect on a step; a training's YAML has it.
         compile: compile the U-Net.
         activation_checkpointing: save memory by computing the U-Net's activations twice.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
     """
     seed_run(0)
-    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_frames
-    smallest = VAE(VAEConfig(latent_channels=channels, encoder_width=1, decoder_width=16, dilations=()))
+    channels, batch, frames = model.unet.latent_channels, data.batch_size, data.crop_samples // HOP_LENGTH
+    layers = WaveformConfig(encoder_width=1, decoder_width=16, dilations=())
+    smallest = VAE(VAEConfig(latent_channels=channels, waveform=layers))
     network = TextToAudio(model, smallest, cast(TextEncoder, EmbeddedText(model.unet.context_width)))
     network.unet.activation_checkpointing = activation_checkpointing
     if compile:
         network.unet.compile(dynamic=False)
-    module = DiffusionTraining(network, noise, conditioning, optimiser, demo, trainer.max_steps, seed=0)
-    module.num_tokens = NUM_TOKENS if compile else None
+    num_tokens = NUM_TOKENS if compile else None
+    module = DiffusionTraining(
+        network, noise, conditioning, optimiser, demo, trainer.max_steps, seed=0, num_tokens=num_tokens
+    )
     inputs = {
         "latents": torch.randn(batch, channels, frames),
         "frame_mask": torch.ones(batch, frames, dtype=torch.bool),
@@ -246,14 +245,13 @@ def main(what: Literal["vae", "diffusion"]) -> None:
     raise UserError(f"give {what} first: python -m train.benchmark {what} ...")
 
 
-BENCHMARKS = {"vae": (benchmark_vae, vae.DEFAULT_CONFIG), "diffusion": (benchmark_diffusion, diffusion.DEFAULT_CONFIG)}
+BENCHMARKS = {"vae": benchmark_vae, "diffusion": benchmark_diffusion}
 
 
 def start(arguments: list[str]) -> None:
     """Run the benchmark that the first argument names."""
     if arguments and arguments[0] in BENCHMARKS:
-        benchmark, default_config = BENCHMARKS[arguments[0]]
-        run(benchmark, default_config, arguments[1:])
+        run(BENCHMARKS[arguments[0]], CONFIGS / f"demo/{arguments[0]}.yaml", arguments[1:])
     else:
         run(main, argv=arguments, positionals=("what",))
 

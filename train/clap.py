@@ -135,6 +135,7 @@ def main(
         seed: of initial weights, data order and dropout.
         resume: "last", or a checkpoint's path.
     """
+    data.check_audio_only()
     seed_run(seed)
     audio = AudioDataModule(data, seed)
     trained = prepare_tokenizer(audio, model.text.vocab_size, tokenizer.num_captions, run / "tokenizer", resume)

@@ -9,7 +9,6 @@ of U-Net and conditioner is what is validated and exported.
 Source: Evans et al. 2024 (arXiv 2402.04825), section 3.4; Salimans & Ho 2022 (v-prediction).
 """
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,10 +24,9 @@ from data.latent_statistics import LatentMoments, warn_of_drift
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig
 from infer.samplers import draw_noise
-from models.checkpoint import load_weights
+from models.checkpoint import load_weights, without_weights
 from models.diffusion import add_noise, velocity
 from models.errors import check_bounds
-from models.meta import without_weights
 from models.queue import QueueConfig
 from models.text_to_audio import Conditioner, Conditioning, TextToAudio
 from models.unet import UNet
@@ -108,7 +106,18 @@ class DiffusionTraining(Training):
         demo: DemoConfig,
         num_steps: int,
         seed: int,
+        *,
+        window_frames: int | None = None,
+        num_tokens: int | None = None,
+        compares_latents: bool = False,
     ) -> None:
+        """Train a model.
+
+        Args:
+            window_frames: longest clip that the exported model claims to make; None: the model's own.
+            num_tokens: what the conditioning of a training batch is padded to, in tokens; None: its own longest.
+            compares_latents: warn at the start when the data's latents are not distributed as the model's.
+        """
         super().__init__(optimiser, num_steps, seed)
         noise.check_queues(model.config.queues)
         self.model = model
@@ -121,10 +130,10 @@ class DiffusionTraining(Training):
         self.noise = noise
         self.conditioning = conditioning
         self.demo_config = demo
+        self.window_frames = window_frames or model.config.window_frames
+        self.num_tokens = num_tokens
+        self.compares_latents = compares_latents
         self.is_sharded = False
-        self.is_tuning = False
-        self.num_tokens: int | None = None
-        """Tokens that a training batch's conditioning is padded to; None: its own longest."""
 
     def averages(self) -> list[tuple[nn.Module, AveragedModel]]:
         return [(self.model.unet, self.unet_ema), (self.model.conditioner, self.conditioner_ema)]
@@ -144,7 +153,7 @@ class DiffusionTraining(Training):
         self.is_sharded = True
 
     def on_fit_start(self) -> None:
-        if self.is_tuning and self.completed_steps == 0:
+        if self.compares_latents and self.completed_steps == 0:
             self._compare_latents()
 
     @torch.no_grad()
@@ -268,11 +277,11 @@ class DiffusionTraining(Training):
                     network.to(self.device).eval().requires_grad_(False)
         if not self.trainer.is_global_zero:
             return None
-        model = copy.copy(self.model)
-        model._modules = dict(self.model._modules)
+        known = max(known_seconds(self.num_samples), self.model.config.known_seconds or 0)
+        config = dataclasses.replace(self.model.config, known_seconds=known or None, window_frames=self.window_frames)
+        with without_weights():
+            model = TextToAudio(config, self.model.vae, self.model.text_encoder)
         model.unet, model.conditioner = unet, conditioner
-        known = max(known_seconds(self.num_samples), model.config.known_seconds or 0)
-        model.config = dataclasses.replace(model.config, known_seconds=known or None)
         return model
 
     @torch.no_grad()

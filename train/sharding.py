@@ -14,8 +14,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from models.layers import ResidualBlock, Transformer
 from models.text_to_audio import Conditioning
+from models.unet_layers import ResidualBlock, Transformer
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

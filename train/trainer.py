@@ -17,6 +17,9 @@ from train.callbacks import RESUME_NAME, ResumeCheckpoint, StepProgressBar, Stop
 
 logger = logging.getLogger(__name__)
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""Folder with a folder of YAML files for every scale."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:

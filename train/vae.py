@@ -6,42 +6,18 @@ What is computed is in `train.vae_training`; this is the command around it.
 import logging
 from pathlib import Path
 
-from data.audio import SAMPLE_RATE
 from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig
 from models.discriminator import DiscriminatorConfig
-from models.errors import UserError
 from models.vae import VAE, VAEConfig
 from train.band_losses import ToneLossConfig, vae_training
 from train.callbacks import Demos, Export
 from train.optimisation import OptimiserConfig
-from train.trainer import TrainerConfig, fit, seed_run
-from train.vae_training import Part, VAELossConfig, VAEStagesConfig, VAETraining
+from train.trainer import CONFIGS, TrainerConfig, fit, seed_run
+from train.vae_setup import check_settings, part_to_train, trained_vae
+from train.vae_training import Part, VAELossConfig, VAEStagesConfig
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_CONFIG = Path(__file__).parents[1] / "configs/demo/vae.yaml"
-
-
-def check_settings(model: VAEConfig, discriminator: DiscriminatorConfig, data: DataConfig, trainer: TrainerConfig):
-    """Refuse settings that do not go together, before anything long begins."""
-    if discriminator.audio_channels != model.audio_channels or model.audio_channels not in (1, 2):
-        raise UserError(
-            "model.audio_channels and discriminator.audio_channels must both be 1 or both 2, "
-            f"got {model.audio_channels} and {discriminator.audio_channels}"
-        )
-    if model.sample_rate != SAMPLE_RATE:
-        raise UserError(f"model.sample_rate must be the data's {SAMPLE_RATE}, got {model.sample_rate}")
-    if data.num_validation < 1:
-        raise UserError("data.num_validation must be at least 1: the latents' statistics are measured there")
-    if trainer.accumulate_grad_batches != 1:
-        raise UserError("the autoencoder cannot accumulate gradients: raise data.batch_size or trainer.devices")
-
-
-def compile_networks(module: VAETraining) -> None:
-    """Compile the networks and the spectral loss in place, each on its own."""
-    for part in (module.vae.encoder, module.vae.decoder, module.discriminator, module.spectral_loss):
-        part.compile()
 
 
 def main(
@@ -74,21 +50,19 @@ def main(
         optimiser: of both networks, each with its own.
         data: what is trained on.
         trainer: length, devices, precision.
-        tones: what `model.band_levels` needs besides.
-        init_from: checkpoint folder of a trained autoencoder to go on from; its sizes replace `model`.
+        tones: what kind "bands" needs besides.
+        init_from: checkpoint folder of a trained autoencoder to go on from; `model` must be its own, or left out.
         train: with init_from, what is trained: the decoder, all (latents and statistics then become new ones), or the
-            tones of a model with band_levels, on the tones' term alone and without decoding.
+            tones of kind "bands", on the tones' term alone and without decoding.
         run: folder for logs, demos, `last.ckpt` and the exported model in `export/`.
         seed: of initial weights, data order and noise.
         resume: "last", or a checkpoint's path.
         compile: compile the networks (slow start, faster steps).
     """
-    if init_from is None and train not in (None, "all"):
-        raise UserError(f"--train {train} needs a trained autoencoder: give its folder with --init_from")
-    part = train or ("all" if init_from is None else "decoder")
+    part = part_to_train(init_from, train)
+    check_settings(model, discriminator, loss, data, trainer)
     seed_run(seed)
-    vae = VAE(model) if init_from is None else VAE.load(init_from).train().requires_grad_(True)
-    check_settings(vae.config, discriminator, data, trainer)
+    vae = VAE(model) if init_from is None else trained_vae(init_from, model)
     module = vae_training(
         tones,
         vae=vae,
@@ -101,11 +75,11 @@ def main(
         part=part,
     )
     if compile:
-        compile_networks(module)
+        module.compile_networks()
     callbacks = [Demos(run / "demos", vae.config.sample_rate), Export(run / "export")]
     fit(module, AudioDataModule(data, seed), trainer, run, resume, callbacks)
     logger.info("wrote %s", run / "export")
 
 
 if __name__ == "__main__":
-    run(main, DEFAULT_CONFIG)
+    run(main, CONFIGS / "demo/vae.yaml")

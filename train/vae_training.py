@@ -117,6 +117,11 @@ class VAETraining(Training):
         self._found: list[str] = []
         """What was not finite in the present step."""
 
+    def compile_networks(self) -> None:
+        """Compile the networks and the spectral loss in place, each on its own."""
+        for part in (self.vae.encoder, self.vae.decoder, self.discriminator, self.spectral_loss):
+            part.compile()
+
     def averages(self) -> list[tuple[nn.Module, AveragedModel]]:
         return [(self.vae, self.vae_ema)]
 

@@ -225,6 +225,12 @@ def draw_clip(seed: int, *, held_out: bool = False, kinds: tuple[str, ...] = ())
     return Clip(audio=audio, prompt=prompt, metadata=metadata)
 
 
+def draw_captioned(seed: int, held_out: bool, num_captions: int) -> tuple[Clip, list[str]]:
+    """Draw a clip with so many captions, of which its prompt is the first."""
+    clip = draw_clip(seed, held_out=held_out)
+    return clip, [clip.prompt, *captions(seed, num_captions - 1, held_out=held_out)]
+
+
 def spawn_seeds(seed: int, held_out: bool) -> list[np.random.SeedSequence]:
     """Independent seeds of a clip's facts, words, noise floor and up to three layers."""
     return np.random.SeedSequence([seed, int(held_out)]).spawn(6)

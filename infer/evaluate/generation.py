@@ -22,13 +22,11 @@ from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE, read_audio
 from data.audio_writer import AudioWriter, write_audio
-from infer.fifo import Fifo, FifoConfig
-from infer.fifo.timing import StreamTiming, Timeline
+from infer.fifo import EndlessStream, StreamConfig
 from infer.generate import generate
-from infer.guidance import GuidanceConfig, prompt_denoiser
+from infer.guidance import GuidanceConfig
 from infer.hashes import folder_hashes
-from infer.samplers import Method, make_generators
-from infer.stream import Decoding, cut
+from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.errors import UserError
@@ -44,19 +42,13 @@ class GenerationConfig:
     mode: Literal["clip", "fifo"] = "clip"
     """Clips of a fixed length, or the beginning of an endless stream."""
     num_steps: int = 32
-    """Network calls for a clip."""
-    sampler: Method = "dpmpp_2m"
-    """Second order (dpmpp_2m), first order (ddim), or second order with noise (dpmpp_2m_sde)."""
-    eta: float = 0.0
-    """Share of fresh noise in every step, 0 to 1; not for dpmpp_2m."""
-    guidance_scale: float = 6.0
-    """How strongly the prompt pulls; 1 is off and twice as fast."""
-    guidance_rescale: float = 0.5
-    """Share, 0 to 1, by which the growth of the prediction under guidance is undone."""
-    fifo: FifoConfig = dataclasses.field(default_factory=FifoConfig)
-    """The queue, in mode fifo (where it sets the steps and the sampler)."""
-    timing: Literal["steady", "null"] = "steady"
-    """In mode fifo: the model is told always the same middle of a piece, or nothing, as in `infer.fifo`."""
+    """In mode clip: network calls for a clip."""
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    """In mode clip: sampler and time grid."""
+    guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
+    """In mode clip: how strongly the prompt acts."""
+    stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
+    """In mode fifo: the stream, as infer.fifo plays it."""
     skip_seconds: float = 0.0
     """In mode fifo: sound at the start of the stream that is thrown away (s)."""
     batch_size: int = 8
@@ -81,7 +73,7 @@ class GenerationConfig:
         settings = dataclasses.asdict(self)
         for name in ("model", "batch_size", "device", "processes"):
             del settings[name]
-        for name in ("fifo", "timing", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampler", "eta"):
+        for name in ("stream", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampling", "guidance"):
             del settings[name]
         return settings | {"weights": folder_hashes(self.model)}
 
@@ -168,10 +160,6 @@ def _make_batches(
                 make(config, model, dict(batch), seconds, bar)
 
 
-def _guidance(config: GenerationConfig) -> GuidanceConfig:
-    return GuidanceConfig(scale=config.guidance_scale, rescale=config.guidance_rescale)
-
-
 def _make_fixed(
     config: GenerationConfig, model: TextToAudio, batch: dict[Path, Request], seconds: float, bar: tqdm
 ) -> None:
@@ -186,10 +174,9 @@ def _make_fixed(
         prompts,
         seconds=seconds,
         seeds=seeds,
-        guidance=_guidance(config),
+        guidance=config.guidance,
         seconds_total=[request.seconds_total or seconds for request in requests],
-        sampler=config.sampler,
-        eta=config.eta,
+        sampling=config.sampling,
         num_steps=config.num_steps,
         on_step=on_step,
     )
@@ -216,24 +203,17 @@ def _make_streams(
         _unfinished(path).replace(path)
 
 
-@torch.no_grad()
 def stream_audio(
     config: GenerationConfig, model: TextToAudio, requests: Sequence[Request], num_samples: int
 ) -> Iterator[Tensor]:
     """Play several prompts at once: pieces (streams, 2, samples), `num_samples` in all."""
-    generators = [make_generators(request.seed, 1)[0] for request in requests]
-    start, total = Timeline.of(StreamTiming(mode=config.timing), model, config.fifo.window).at(0.0)
-    prompts = [request.prompt for request in requests]
-    denoiser = prompt_denoiser(model, prompts, _guidance(config), seconds_start=start, seconds_total=total)
-    channels = model.unet.config.latent_channels
-    queue = Fifo(denoiser, config.fifo, channels=channels, generators=generators, device=model.device)
-    decodings = [Decoding(model.vae) for _ in requests]
-    flat = (
-        torch.cat([decoding.push(latents[row : row + 1]) for row, decoding in enumerate(decodings)])
-        for latents in queue
-    )  # each (streams * 2, samples)
-    for piece in cut(flat, num_samples):
-        yield piece.unflatten(0, (len(requests), 2))
+    seconds = num_samples / model.sample_rate
+    needs_length = config.stream.timing.needs_length
+    stream_config = dataclasses.replace(config.stream, seconds=seconds) if needs_length else config.stream
+    prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
+    stream = EndlessStream(model, prompts, stream_config, seeds=seeds)
+    stream.end_in(seconds)
+    yield from stream
 
 
 def _unfinished(path: Path) -> Path:

@@ -38,10 +38,10 @@ from infer.evaluate.long_measures import (
     measure_times,
     window_embedder,
 )
+from infer.evaluate.methods import compared_stream
 from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
-from infer.fifo.stream import EndlessStream
-from infer.fifo.stream_config import StreamConfig
+from infer.fifo.config import StreamConfig
 from infer.hashes import folder_hashes
 from infer.speed import peak_memory, reset_peak_memory
 from models.checkpoint import SHIPPED_MODEL
@@ -80,7 +80,7 @@ def main(
     """Run an experiment on endless sound; streams that are in the folder already are not made again.
 
     Args:
-        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts, E7 guards.
+        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts, E7 the guard.
         seconds: Length of a stream; of the longest one in E3 and E4.
         prompts: How many of the plain prompts.
         seeds: Streams of each prompt.
@@ -104,7 +104,7 @@ def main(
         seed=seed,
         weights=folder_hashes(model),
     )
-    compared = variants(experiment, stream, seconds)
+    compared = variants(experiment, stream, bundle.queues[0], seconds)
     names = [(item, seed + number) for number in range(seeds) for item in items]
     played: dict[str, dict[str, Played]] = {variant.label: {} for variant in compared}
     with tqdm(total=sum(variant.seconds for variant in compared) * len(names), unit="s", desc="play") as bar:
@@ -142,10 +142,9 @@ def stream_key(variant: Variant, name: str, weights: dict[str, str]) -> str:
 
 def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path: Path) -> Played:
     """Write a stream to a file, and what was measured meanwhile beside it, unless they are there."""
-    config = dataclasses.replace(variant.config, seed=seed, seconds=variant.seconds)
-    stream = EndlessStream(model, item.prompt, config)
-    chunk = stream.queue_config.chunk
-    chunk_seconds = chunk / stream.frames_per_second
+    config = dataclasses.replace(variant.config, seconds=variant.seconds)
+    stream = compared_stream(model, item.prompt, config, variant.method, seed)
+    chunk_seconds = stream.chunk_samples / model.sample_rate
     beside = path.with_suffix(".json")
     if path.exists() and beside.exists():
         return Played(path=path, chunk_seconds=chunk_seconds, notes=json.loads(beside.read_text()))
@@ -163,7 +162,7 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
     with AudioWriter(unfinished) as writer:
         for piece in stream:
             times.append(time.perf_counter())
-            writer.write(piece)
+            writer.write(piece[0])
             num_samples += piece.shape[-1]
     notes = {
         "real-time factor": (time.perf_counter() - times[0]) * SAMPLE_RATE / max(num_samples, 1),

@@ -5,20 +5,20 @@
     E3  lengths up to the asked one                     E4  the same, for memory and time alone
     E5  the queue beside concatenation, crossfade, sliding window and plain FIFO
     E6  context, chunk, steps, noise, focus and sampler, one changed at a time
-    E7  guards against drift, each alone
+    E7  the guard against drift in several strengths, and timing
 
 Source: Kong et al. 2025, InfiniteAudio (2506.03020), tables 1 to 3 and figure 3.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
-from infer.fifo.baselines import StreamMethod
-from infer.fifo.config import FifoConfig
-from infer.fifo.guards import GuardConfig
-from infer.fifo.stream_config import StreamConfig
+from infer.evaluate.methods import ComparedMethod
+from infer.fifo.config import QueueOptions, StreamConfig
+from infer.fifo.guard import GuardConfig
 from models.errors import UserError
+from models.queue import QueueConfig
 from models.schedule import Focus
 
 Experiment = Literal["E1", "E2", "E3", "E4", "E5", "E6", "E7"]
@@ -33,13 +33,15 @@ class Variant:
     label: str
     config: StreamConfig
     seconds: float
+    method: ComparedMethod = "fifo"
 
 
-def variants(experiment: Experiment, base: StreamConfig, seconds: float) -> list[Variant]:
+def variants(experiment: Experiment, base: StreamConfig, queue: QueueConfig, seconds: float) -> list[Variant]:
     """List what an experiment compares.
 
     Args:
         base: what is not under test.
+        queue: the one that the model was trained for.
         seconds: length of a stream; of the longest one in E3 and E4.
     """
     if experiment not in get_args(Experiment):
@@ -47,82 +49,86 @@ def variants(experiment: Experiment, base: StreamConfig, seconds: float) -> list
     if experiment in ("E3", "E4"):
         lengths = [*(length for length in LENGTHS_SECONDS if length < seconds), seconds]
         return [Variant(label=f"{length:g} s", config=base, seconds=length) for length in lengths]
+    asked = base.queue.of(queue)
+    base = replace(base, queue=QueueOptions(**asdict(asked)))
+    compared = _COMPARED[experiment](base, asked)
     return [
-        Variant(label=label, config=config, seconds=seconds) for label, config in _COMPARED[experiment](base).items()
+        Variant(label=label, config=config, seconds=seconds, method=method)
+        for label, (method, config) in compared.items()
     ]
 
 
-def _focus(base: StreamConfig) -> dict[str, StreamConfig]:
+Compared = dict[str, tuple[ComparedMethod, StreamConfig]]
+
+
+def _focus(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
     focuses: tuple[Focus, ...] = ("equal", "initial", "middle", "last")
-    infinite = {
-        focus: replace(base, method="infinite-audio", fifo=replace(base.fifo, focus=focus)) for focus in focuses
+    infinite: Compared = {
+        focus: ("infinite-audio", replace(base, sampling=replace(base.sampling, focus=focus))) for focus in focuses
     }
-    return {"offline": replace(base, method="concatenate"), **infinite, "ours": base}
+    return {"offline": ("concatenate", base), **infinite, "ours": ("fifo", base)}
 
 
-def _steps(base: StreamConfig) -> dict[str, StreamConfig]:
-    def with_steps(num_steps: int, queue: FifoConfig) -> StreamConfig:
-        micro_steps = max(1, round(num_steps / queue.num_chunks))
-        return replace(base, fifo=replace(queue, micro_steps=micro_steps))
-
-    first_order = replace(base.fifo, sampler="ddim", eta=0.0, focus="equal")
-    return {
-        "200 equal": with_steps(200, first_order),
-        "250 equal": with_steps(250, first_order),
-        "curved, 130": with_steps(130, replace(first_order, focus="last")),
-        "second order, 40": with_steps(40, replace(base.fifo, sampler="dpmpp_2m", eta=0.0)),
-        "second order, 30": with_steps(30, replace(base.fifo, sampler="dpmpp_2m", eta=0.0)),
+def _steps(base: StreamConfig, queue: QueueConfig) -> Compared:
+    first = replace(base.sampling, sampler="ddim", eta=0.0, focus="equal")
+    second = replace(base.sampling, sampler="dpmpp_2m", eta=0.0)
+    steps = {
+        "200 equal": (200, first),
+        "250 equal": (250, first),
+        "curved, 130": (130, replace(first, focus="last")),
+        "second order, 40": (40, second),
+        "second order, 30": (30, second),
     }
+    compared: Compared = {}
+    for label, (num_steps, sampling) in steps.items():
+        options = replace(base.queue, steps_per_shift=max(1, round(num_steps / queue.num_chunks)))
+        compared[label] = "fifo", replace(base, queue=options, sampling=sampling)
+    return compared
 
 
-def _methods(base: StreamConfig) -> dict[str, StreamConfig]:
-    methods: tuple[StreamMethod, ...] = ("fifo", "concatenate", "crossfade", "slide", "plain-fifo")
-    return {method: replace(base, method=method) for method in methods}
+def _methods(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
+    methods: tuple[ComparedMethod, ...] = ("fifo", "concatenate", "crossfade", "slide", "plain-fifo", "fifo-diffusion")
+    return {method: (method, base) for method in methods}
 
 
-def _parts(base: StreamConfig) -> dict[str, StreamConfig]:
-    queue = base.fifo
+def _parts(base: StreamConfig, queue: QueueConfig) -> Compared:
+    options, sampling = base.queue, base.sampling
+    small = max(1, queue.chunk_frames // 4)
+    chunks = replace(options, chunk_frames=small, num_chunks=queue.queue_frames // small, steps_per_shift=1)
+    factor = sampling.factor
     changed = {
-        "no context": replace(queue, context_mode="none", sink=0),
-        f"context {queue.context // 2}": replace(queue, context=queue.context // 2, sink=0),
-        f"chunk {max(1, queue.chunk // 4)}": replace(
-            queue,
-            chunk=max(1, queue.chunk // 4),
-            num_chunks=queue.queue_frames // max(1, queue.chunk // 4),
-            micro_steps=1,
+        "as configured": base,
+        "no context": replace(base, queue=replace(options, context_frames=0)),
+        f"context {queue.context_frames // 2}": replace(
+            base, queue=replace(options, context_frames=queue.context_frames // 2)
         ),
-        f"steps {queue.num_steps * 2}": replace(queue, micro_steps=queue.micro_steps * 2),
-        "eta 0.3": replace(queue, sampler="dpmpp_2m_sde", eta=0.3),
-        "focus initial": replace(queue, focus="initial"),
-        "focus last": replace(queue, focus="last"),
-        f"focus last, P {3 * queue.factor:g}": replace(queue, focus="last", factor=3 * queue.factor),
-        "first order": replace(queue, sampler="ddim", eta=0.0),
+        f"chunk {small}": replace(base, queue=chunks),
+        f"steps {queue.num_steps * 2}": replace(
+            base, queue=replace(options, steps_per_shift=queue.steps_per_shift * 2)
+        ),
+        "eta 0.3": replace(base, sampling=replace(sampling, sampler="dpmpp_2m_sde", eta=0.3)),
+        "focus initial": replace(base, sampling=replace(sampling, focus="initial")),
+        "focus last": replace(base, sampling=replace(sampling, focus="last")),
+        f"focus last, P {3 * factor:g}": replace(base, sampling=replace(sampling, focus="last", factor=3 * factor)),
+        "first order": replace(base, sampling=replace(sampling, sampler="ddim", eta=0.0)),
     }
-    return {"as configured": base} | {label: replace(base, fifo=fifo) for label, fifo in changed.items()}
+    return {label: ("fifo", config) for label, config in changed.items()}
 
 
-def _guards(base: StreamConfig) -> dict[str, StreamConfig]:
-    queue = replace(base.fifo, context_noise=0.0, sink=0)
-    pulls = {
+def _guards(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
+    guards = {
+        "none": GuardConfig(pull=0.0),
         "pull": GuardConfig(pull=1.0),
         "weak pull": GuardConfig(pull=0.3, mean_zone=0.5),
-        "slow pull": GuardConfig(pull=1.0, beginning_seconds=8.0, seconds=10.0),
-        "pull to training": GuardConfig(pull=0.3, mean_zone=1.5, anchor="training"),
-        "renoise": GuardConfig(pull=0.0, renoise=True),
+        "slow pull": GuardConfig(pull=1.0, beginning_seconds=8.0, average_seconds=10.0),
     }
-    none = replace(base, fifo=queue, guards=GuardConfig(pull=0.0))
-    return (
-        {"none": none}
-        | {label: replace(none, guards=guards) for label, guards in pulls.items()}
-        | {
-            "context noise": replace(none, fifo=replace(queue, context_noise=0.03)),
-            "sink": replace(none, fifo=replace(queue, sink=queue.num_context // 2)),
-            "null timing": replace(none, timing=replace(base.timing, mode="null")),
-        }
-    )
+    compared: Compared = {label: ("fifo", replace(base, guard=guard)) for label, guard in guards.items()}
+    null = replace(base, guard=guards["none"], timing=replace(base.timing, mode="null"))
+    compared["null timing"] = "fifo", null
+    return compared
 
 
-_COMPARED: dict[str, Callable[[StreamConfig], dict[str, StreamConfig]]] = {
+_COMPARED: dict[str, Callable[[StreamConfig, QueueConfig], Compared]] = {
     "E1": _focus,
     "E2": _steps,
     "E5": _methods,

@@ -9,6 +9,7 @@ any other CSV     a column `caption` or `prompt`, and `id` or `path`
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from data.audio import AUDIO_SUFFIXES
 from data.audio_writer import write_audio
 from data.corpus import validation_clip
+from data.text_files import read_lines, read_text
 from infer.metrics.distances import Gaussian
 from models.errors import UserError
 from models.files import replacing
@@ -71,12 +73,10 @@ def read_items(source: Path, audio: Path | None = None) -> list[Item]:
     if not source.is_file():
         raise FileNotFoundError(f"no file or folder {source}")
     if source.suffix == ".txt":
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-        return [Item(name=f"{index:05d}", caption=line) for index, line in enumerate(filter(None, lines))]
-    with source.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = tuple(reader.fieldnames or ())
-        rows = list(reader)
+        return [Item(name=f"{index:05d}", caption=line) for index, line in enumerate(read_lines(source))]
+    reader = csv.DictReader(io.StringIO(read_text(source), newline=""))
+    columns = tuple(reader.fieldnames or ())
+    rows = list(reader)
     ids = next((known for known in ID_COLUMNS if known[0] in columns), None)
     caption = next((name for name in CAPTION_COLUMNS if name in columns), None)
     if ids is None or caption is None:

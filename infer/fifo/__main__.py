@@ -1,6 +1,6 @@
 """Play a prompt without end: `python -m infer.fifo --prompt "heavy rain with distant thunder" --seconds 60`.
 
-prompt, cues -> steering -> queue -> guards -> streaming decode -> limiter -> file or pipe
+prompt, cues -> rows of the network (`infer.guidance`) -> `queue` -> streamed decoding -> limiter -> file or pipe
 """
 
 import inspect
@@ -8,50 +8,50 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from data.audio import SAMPLE_RATE, read_audio
+from data.audio import SAMPLE_RATE, AudioFile, read_audio
 from data.cli import run
-from infer.fifo.baselines import StreamMethod
-from infer.fifo.config import ContextMode, Curve, FifoConfig, Preroll, recommended_focus
-from infer.fifo.cues import CueMode
-from infer.fifo.guards import GuardConfig
-from infer.fifo.state import load_stream, save_stream
+from infer.fifo.config import STREAM_GUIDANCE, QueueOptions, StreamConfig, trained_queue_notice, with_known_focus
+from infer.fifo.cues import CueConfig
+from infer.fifo.guard import GuardConfig
+from infer.fifo.methods import Method
+from infer.fifo.state import check_state_file, load_stream, save_stream
 from infer.fifo.stream import EndlessStream
-from infer.fifo.stream_config import StartMode, StreamConfig
-from infer.fifo.timing import StreamTiming, TimingMode
-from infer.guidance import GuidanceConfig, check_prompt
-from infer.samplers import Method
-from infer.stream import (
-    FADE_SECONDS,
-    PLAYERS,
-    STDOUT,
-    RawFormat,
-    check_output,
-    check_seconds,
-    cut,
-    file_name,
-    open_sink,
-    play,
-)
+from infer.fifo.timing import StreamTiming
+from infer.guidance import GuidanceConfig
+from infer.outputs import check_output, check_seconds, check_seed, file_name
+from infer.playback import PLAYERS, STDOUT, RawFormat, open_sink, play
+from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.errors import UserError
-from models.schedule import Focus, Thirds
 from models.text_to_audio import TextToAudio
+from models.texts import check_prompt
 
 logger = logging.getLogger("infer.fifo")
 
-DEFAULT = FifoConfig()
-
 WITH_A_STATE = {
-    *("seconds", "endless", "out", "cue", "cue_mode", "glide_seconds", "save_state", "resume_state", "raw_format"),
+    *("seconds", "endless", "out", "overwrite", "cue", "cues", "output", "save_state", "resume_state"),
     *("model", "device"),
 }
 """Options that a stream taken up again may be given; all others are in its state."""
+LEAST_INIT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What the output holds."""
+
+    raw_format: RawFormat = "s16le"
+    """Sample format of raw output (--out -)."""
+    init_audio: bool = True
+    """Whether the output begins with init_audio, or with what follows it."""
 
 
 def main(
@@ -59,44 +59,20 @@ def main(
     seconds: float = 60.0,
     endless: bool = False,
     out: str | None = None,
+    overwrite: bool = False,
     seed: int = 0,
     cue: tuple[tuple[float, str], ...] = (),
-    cue_mode: CueMode = "bind",
-    glide_seconds: float = 5.0,
-    method: StreamMethod = "fifo",
-    start: StartMode = "noise",
+    cues: CueConfig = CueConfig(),  # noqa: B008 - frozen, as all groups below
     init_audio: Path | None = None,
-    init_in_output: bool = True,
-    timing: TimingMode = StreamTiming.mode,
-    ending: bool = False,
-    piece_seconds: float | None = None,
-    negative_prompt: str | None = None,
-    guidance_scale: float = 4.0,
-    guidance_clean: float | None = None,
-    guidance_rescale: float = 0.5,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
-    sampler: Method = DEFAULT.sampler,
-    num_steps: int | None = None,
-    micro_steps: int = DEFAULT.micro_steps,
-    num_chunks: int = DEFAULT.num_chunks,
-    chunk: int = DEFAULT.chunk,
-    context: int = DEFAULT.context,
-    context_mode: ContextMode = DEFAULT.context_mode,
-    context_noise: float = DEFAULT.context_noise,
-    sink: int = DEFAULT.sink,
-    focus: Focus | Literal["auto"] = DEFAULT.focus,
-    factor: float = DEFAULT.factor,
-    thirds: Thirds = DEFAULT.thirds,
-    curve: Curve = DEFAULT.curve,
-    eta: float = DEFAULT.eta,
-    preroll: Preroll = DEFAULT.preroll,
-    partition_frames: int = 0,
-    lookahead: bool = False,
-    guards: GuardConfig = GuardConfig(),  # noqa: B008 - frozen
-    crossfade_seconds: float = 1.0,
+    output: OutputConfig = OutputConfig(),
+    method: Method = "fifo",
+    queue: QueueOptions = QueueOptions(),  # noqa: B008
+    sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+    guidance: GuidanceConfig = STREAM_GUIDANCE,
+    timing: StreamTiming = StreamTiming(),  # noqa: B008
+    guard: GuardConfig = GuardConfig(),  # noqa: B008
     save_state: Path | None = None,
     resume_state: Path | None = None,
-    raw_format: RawFormat = "s16le",
     model: Path = SHIPPED_MODEL,
     device: str = "auto",
 ) -> None:
@@ -107,133 +83,98 @@ def main(
         seconds: Length of the sound, init_audio included; it ends with a short fade.
         endless: Go on until Ctrl-C, or until the reader of standard output goes away.
         out: A .wav, .flac or .ogg file, named after the prompt if left out; or - for raw samples on standard output,
-            to be played by `ffplay -f s16le -ar 44100 -ch_layout stereo -nodisp -` or `aplay -f S16_LE -r 44100 -c 2`
-            (for f32le: `ffplay -f f32le ...`, `aplay -f FLOAT_LE ...`).
+            to be played by `ffplay -f s16le -ar 44100 -ch_layout stereo -nodisp -` or `aplay -f S16_LE -r 44100 -c 2`.
+        overwrite: Whether existing files (out, save_state) may be replaced.
         seed: Same seed and device, same sound.
         cue: Another prompt from a time of the output on, as in --cue 30 "thunderstorm"; may be given again and again.
-        cue_mode: A frame follows the text of its own time (bind), the whole queue changes at once (switch), or it
-            moves from one text to the next over glide_seconds (glide).
-        glide_seconds: How long a glide takes.
-        method: fifo, or for comparison: a frame a step without context (plain-fifo) or with context and skipped steps
-            (infinite-audio), half a window at a time (slide), clips end to end (concatenate) or crossfaded (crossfade).
-        start: The queue grows in from noise, or starts full of a generated clip, noised again (clip).
+        cues: How a text gives way to the next.
         init_audio: A sound file that the stream continues.
-        init_in_output: Whether the output begins with init_audio, or with what follows it.
-        timing: What the model is told about the place in the piece: always the same middle (steady), nothing (null), or
-            the truth (true).
-        ending: Tell the model the truth near the end, so that it plays an ending.
-        piece_seconds: Longest piece to tell the model of, for timing other than null; none: the longest it
-            knows well.
-        negative_prompt: What the sound should not be.
-        guidance_scale: How strongly the prompt pulls; 1 is off and twice as fast.
-        guidance_clean: Guidance scale of the cleanest slot of the queue, from which it rises or falls to
-            guidance_scale at the noisiest; none: the same.
-        guidance_rescale: Share, 0 to 1, by which the growth of the prediction under guidance is undone.
-        guidance_interval: Noise times between which the prompt pulls.
-        sampler: Second order (dpmpp_2m), first order (ddim), or second order with noise (dpmpp_2m_sde).
-        num_steps: Steps from noise to sound, a multiple of num_chunks; sets micro_steps.
-        micro_steps: Network calls per chunk of sound (s); a chunk takes micro_steps * num_chunks steps.
-        num_chunks: Chunks in the queue (N).
-        chunk: Frames of a chunk (c), 23 ms each; best a multiple of the U-Net's time stride.
-        context: Finished frames that the network sees in front of the queue (K).
-        context_mode: The last frames (sliding), the first ones for ever (frozen), or none.
-        context_noise: Noise time of the context, 0 clean.
-        sink: Of a sliding context so many frames stay the first ones for ever.
-        focus: Third of the noise times that keeps its steps: initial, middle, last; equal; or what infer.importance
-            recommended for the model (auto).
-        factor: How much thinner the steps outside of the focus are (P).
-        thirds: Whether the thirds are equal in noise time or in log-SNR (log_snr).
-        curve: Bend the grid (warp), or leave steps of a finer one out, as the paper words it (skip).
-        eta: Share of fresh noise in every step, 0 to 1; not for dpmpp_2m.
-        preroll: While the queue fills, show the chunks under way (short) or pure noise behind them too (full).
-        partition_frames: For a network trained on one level: show it the window in pieces of so many frames.
-        lookahead: Let the pieces overlap by half, and take the noisier half of each; set context to half a piece.
-        guards: What holds drift back; the pull is on for the method fifo.
-        crossfade_seconds: Overlap of two clips with the method crossfade.
+        output: What the output holds.
+        method: As the model was trained to be played (fifo); InfiniteAudio's way, a frame a step with skipped steps,
+            see sampling.focus (infinite-audio); or FIFO-Diffusion's, with latent partitioning and lookahead
+            (fifo-diffusion).
+        queue: The queue, where it is not the one that the model was trained for.
+        sampling: Sampler and time grid.
+        guidance: How strongly the prompt acts.
+        timing: What the model is told about the place in the piece.
+        guard: What holds drift back.
         save_state: Where to write the state of the stream when it stops, from which resume_state goes on.
         resume_state: Go on with a saved stream; the output is what follows, and cues count from its start.
-        raw_format: Sample format of raw output.
         model: Folder of the model.
         device: auto, cpu, cuda, cuda:N or mps.
     """
     options = locals()
+    length = None if endless else seconds
     check_seconds(seconds)
-    if save_state is not None and not save_state.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {save_state}: the folder {save_state.parent} does not exist")
+    check_seed(seed)
+    check_cues(cue, length)
     if resume_state is not None:
         _check_resume(options)
         out = f"{resume_state.stem}-continued.wav" if out is None else out
     else:
         check_prompt(prompt or "")
         out = file_name(prompt or "", seed) if out is None else out
-    _check_out(out, raw_format)
+    _check_out(out, output.raw_format, overwrite, length)
+    if save_state is not None:
+        check_state_file(save_state, overwrite=overwrite)
+    if init_audio is not None:
+        _check_init_audio(init_audio, out, length if output.init_audio else None)
     if resume_state is None:
-        fifo = FifoConfig(
-            context=context,
-            chunk=chunk,
-            num_chunks=num_chunks,
-            micro_steps=micro_steps if num_steps is None else _micro_steps(num_steps, num_chunks),
-            sampler=sampler,
-            eta=eta,
-            focus=recommended_focus(model) if focus == "auto" else focus,
-            factor=factor,
-            thirds=thirds,
-            curve=curve,
-            context_mode=context_mode,
-            sink=sink,
-            context_noise=context_noise,
-            preroll=preroll,
-        )
-        timing_config = StreamTiming(mode=timing, ending=ending, piece_seconds=piece_seconds)
         config = StreamConfig(
             method=method,
-            fifo=fifo,
-            guidance=GuidanceConfig(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval),
-            clean_scale=guidance_clean,
-            negative_prompt=negative_prompt,
-            timing=timing_config,
-            guards=guards,
-            start=start,
-            partition_frames=partition_frames,
-            lookahead=lookahead,
-            crossfade_seconds=crossfade_seconds,
-            seconds=seconds if timing_config.needs_length and not endless else None,
-            seed=seed,
+            queue=queue,
+            sampling=with_known_focus(sampling, model),
+            guidance=guidance,
+            timing=timing,
+            guard=guard,
+            seconds=length if timing.needs_length else None,
         )
         bundle = TextToAudio.load(model, resolve_device(device))
+        notice = trained_queue_notice(config, bundle)
+        if notice is not None:
+            logger.warning(notice)
         sound = None if init_audio is None else torch.from_numpy(read_audio(init_audio))
-        stream = EndlessStream(bundle, prompt or "", config, init_audio=sound, init_in_output=init_in_output)
+        in_output = output.init_audio
+        stream = EndlessStream(bundle, prompt or "", config, seeds=seed, init_audio=sound, init_in_output=in_output)
     else:
         stream = load_stream(resume_state, TextToAudio.load(model, resolve_device(device)))
-    add_cues(stream, cue, cue_mode, glide_seconds)
-    _play(stream, out, raw_format, None if endless else seconds, save_state)
+    if save_state is not None:
+        check_state_file(save_state, stream, overwrite=overwrite)
+    add_cues(stream, cue, cues)
+    write(stream, out, length, save_state, output.raw_format, overwrite=overwrite)
 
 
-def add_cues(stream: EndlessStream, cues: tuple[tuple[float, str], ...], mode: CueMode, glide_seconds: float) -> None:
+def add_cues(stream: EndlessStream, cue: Sequence[tuple[float, str]], config: CueConfig) -> None:
     """Add cues that count from what the stream gives out next, and say when they will be heard."""
     begun = stream.seconds
-    for seconds, prompt in cues:
-        if not 0 <= seconds < float("inf"):
-            raise UserError(f'a cue needs a time of at least 0 s, as in --cue 30 "thunderstorm", got {seconds:g}')
-        effect = stream.cue(begun + seconds, prompt, mode, glide_seconds)
+    for seconds, prompt in cue:
+        effect = stream.cue(begun + seconds, prompt, config.mode, config.glide_seconds)
         heard = effect.begins_seconds - begun, effect.complete_seconds - begun
         logger.info("cue %g s, %r: the change begins at %.2f s and is complete at %.2f s", seconds, prompt, *heard)
 
 
-def _play(
-    stream: EndlessStream, out: str, raw_format: RawFormat, seconds: float | None, save_state: Path | None
+def write(
+    stream: EndlessStream,
+    out: str,
+    seconds: float | None,
+    save_state: Path | None,
+    raw_format: RawFormat,
+    *,
+    overwrite: bool,
 ) -> None:
-    """Write the stream, and its state whatever ended it."""
-    pieces = stream
-    ends_itself = stream.config.seconds is not None and stream.config.seconds == seconds and not stream.num_samples
-    if seconds is not None and not ends_itself:
-        num_samples = max(1, round(seconds * SAMPLE_RATE))
-        pieces = cut(stream.take(num_samples), num_samples, FADE_SECONDS if save_state is None else 0.0)
+    """Write the stream, and its state whatever ended it. A sound that may go on is cut without a fade."""
+    rate = stream.model.sample_rate
+    pieces = iter(stream)
+    if seconds is not None and save_state is not None:
+        pieces = stream.take(max(1, round(seconds * rate)))
+    elif seconds is not None:
+        stream.end_in(seconds)
     if out == STDOUT:
-        sys.stderr.write(f"raw samples, for: {' or: '.join(PLAYERS[raw_format])}\n")
+        players = " or: ".join(player.format(rate=rate) for player in PLAYERS[raw_format])
+        sys.stderr.write(f"raw samples, for: {players}\n")
     try:
-        with open_sink(out, raw_format) as sink:
-            play(pieces, sink, "standard output" if out == STDOUT else out, seconds)
+        with open_sink(out, rate, raw_format, overwrite=overwrite) as sink:
+            play((piece[0] for piece in pieces), sink, "standard output" if out == STDOUT else out, rate, seconds)
     finally:
         if save_state is not None:
             _save(stream, save_state)
@@ -243,8 +184,34 @@ def _save(stream: EndlessStream, path: Path) -> None:
     try:
         save_stream(path, stream)
         sys.stderr.write(f"the stream goes on with --resume_state {path}\n")
-    except ValueError as error:
+    except UserError as error:
         logger.warning("no state was saved: %s", error)
+
+
+def check_cues(cues: Sequence[tuple[float, str]], seconds: float | None) -> None:
+    """Refuse cues without a text, or at times that the output does not have."""
+    for time, text in cues:
+        check_prompt(text)
+        if not 0 <= time < float("inf"):
+            raise UserError(f'a cue needs a time of at least 0 s, as in --cue 30 "thunderstorm", got {time:g}')
+        if seconds is not None and time >= seconds:
+            raise UserError(
+                f"the cue {text!r} at {time:g} s comes after the end of the {seconds:g} s: ask for more seconds"
+            )
+
+
+def _check_init_audio(path: Path, out: str, seconds: float | None) -> None:
+    with AudioFile(path) as file:
+        length = file.seconds
+    if length < LEAST_INIT_SECONDS:
+        raise UserError(f"{path} is too short to continue: {length:g} s, needs at least {LEAST_INIT_SECONDS:g} s")
+    if seconds is not None and seconds <= length:
+        raise UserError(
+            f"{path} is {length:.1f} s long, and --seconds, which includes it, is {seconds:g}: ask for more, or "
+            "leave it out of the output with --output.init_audio false"
+        )
+    if out != STDOUT and Path(out).resolve() == path.resolve():
+        raise UserError(f"{path} would be written over itself, choose another --out")
 
 
 def _check_resume(options: dict[str, Any]) -> None:
@@ -255,17 +222,13 @@ def _check_resume(options: dict[str, Any]) -> None:
         raise UserError(f"a resumed stream keeps its own {', '.join(wrong)}; another prompt is --cue 0 TEXT")
 
 
-def _check_out(out: str, raw_format: RawFormat) -> None:
+def _check_out(out: str, raw_format: RawFormat, overwrite: bool, seconds: float | None) -> None:
     if out != STDOUT:
-        check_output(Path(out))
+        num_bytes = 4 * SAMPLE_RATE * (seconds or 1) if out.lower().endswith(".wav") else 2**20
+        check_output(Path(out), overwrite=overwrite, num_bytes=round(num_bytes))
     elif os.isatty(1):
-        raise UserError(f"standard output is a terminal, pipe it: ... --out - | {PLAYERS[raw_format][0]}")
-
-
-def _micro_steps(num_steps: int, num_chunks: int) -> int:
-    if num_steps < 1 or num_steps % num_chunks:
-        raise UserError(f"num_steps must be a multiple of num_chunks = {num_chunks}, got {num_steps}")
-    return num_steps // num_chunks
+        player = PLAYERS[raw_format][0].format(rate=SAMPLE_RATE)
+        raise UserError(f"standard output is a terminal, pipe it: ... --out - | {player}")
 
 
 def collect_cues(arguments: list[str]) -> list[str]:

@@ -1,99 +1,126 @@
-"""What a queue is: its shape, its time grid, its sampler, its context."""
+"""Everything about a stream but its model, its prompts, its seeds and the sound it continues."""
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from torch import Tensor
-
-from infer.samplers import Method, check_method
+from infer.fifo.guard import GuardConfig
+from infer.fifo.methods import Method
+from infer.fifo.timing import StreamTiming
+from infer.guidance import GuidanceConfig
+from infer.hosts.host import Host
+from infer.outputs import check_seconds
+from infer.samplers import MAX_STEPS, SamplingConfig
 from models.checkpoint import has_part, load_config
 from models.errors import UserError
-from models.schedule import Focus, Thirds, skip_grid_of, time_grid
-
-ContextMode = Literal["sliding", "frozen", "none"]
-Preroll = Literal["short", "full"]
-Curve = Literal["warp", "skip"]
+from models.queue import QueueConfig
+from models.schedule import Focus
 
 IMPORTANCE = "importance"
 """Entry of a model's folder with the focus recommended for it."""
+STREAM_GUIDANCE = GuidanceConfig(scale=4.0)
+"""What an endless stream is played with: guidance accumulates through the context, so it is weaker than a clip's."""
+LARGEST_WINDOW = 16
+"""A queue's window may be so many times the clip that the model was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FifoConfig:
-    """Shape of the queue, its time grid and its sampler."""
+class QueueOptions:
+    """The queue to play; what is left out is as in the queue that the model was trained for."""
 
-    context: int = 32
-    """Finished frames kept in front of the queue (K)."""
-    chunk: int = 16
+    context_frames: int | None = None
+    """Finished frames that the network sees in front of the queue (K)."""
+    chunk_frames: int | None = None
     """Frames that share a noise level and leave together (c); best a multiple of the U-Net's time stride."""
-    num_chunks: int = 10
+    num_chunks: int | None = None
     """Chunks in the queue (N)."""
-    micro_steps: int = 3
-    """Network calls per shift (s); a chunk is denoised in s * N steps."""
-    sampler: Method = "dpmpp_2m"
-    """dpmpp_2m (second order), ddim, or dpmpp_2m_sde."""
-    eta: float = 0.0
-    """Share of fresh noise per step, 0 deterministic, 1 ancestral."""
-    focus: Focus = "equal"
-    """Third of the noise times that keeps its steps: initial (near noise), middle, last (near clean); or equal."""
-    factor: float = 3.0
-    """How much thinner the steps outside of the focus are (P)."""
-    thirds: Thirds = "time"
-    """Whether the three regions are equal in noise time or in log-SNR (log_snr)."""
-    curve: Curve = "warp"
-    """warp bends the grid; skip leaves steps of a finer equal grid out, as the paper words it."""
-    context_mode: ContextMode = "sliding"
-    """sliding: the last K frames; frozen: the first K frames for ever; none."""
-    sink: int = 0
-    """Of a sliding context so many frames stay the first ones for ever."""
-    context_noise: float = 0.0
-    """Noise time that the context is kept at, 0 clean."""
-    preroll: Preroll = "short"
-    """While the queue fills, the network sees the chunks under way (short), or pure noise behind them too (full)."""
+    steps_per_shift: int | None = None
+    """Network calls per shift (s); a chunk takes s * N steps from noise to sound."""
 
     def __post_init__(self):
-        for name, least in (("context", 0), ("chunk", 1), ("num_chunks", 1), ("micro_steps", 1), ("sink", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.sink > self.num_context:
-            raise UserError(f"sink must be at most the {self.num_context} frames of context, got {self.sink}")
-        if not 0 <= self.context_noise < 1:
-            raise UserError(f"context_noise must lie in [0, 1), got {self.context_noise}")
-        if self.curve == "skip" and self.thirds != "time":
-            raise UserError("the skip form of a curve has thirds in time, got thirds log_snr: use the warp")
-        check_method(self.sampler, self.eta)
+        self.of(QueueConfig())  # checks the values that are given
 
-    @property
-    def num_steps(self) -> int:
-        """Steps S that a chunk takes from noise to clean."""
-        return self.micro_steps * self.num_chunks
+    def of(self, queue: QueueConfig) -> QueueConfig:
+        """Return `queue` with what was asked for."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(queue, **given)
 
-    @property
-    def num_context(self) -> int:
-        """Context frames that the mode leaves."""
-        return 0 if self.context_mode == "none" else self.context
 
-    @property
-    def num_sink(self) -> int:
-        """Context frames that never change once they are there."""
-        return self.num_context if self.context_mode == "frozen" else self.sink
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How a stream is made."""
 
-    @property
-    def queue_frames(self) -> int:
-        """Frames of a full queue, which is also the lead time: from noise to sound."""
-        return self.num_chunks * self.chunk
+    method: Method = "fifo"
+    """The queue that the model was trained for (fifo), or InfiniteAudio's or FIFO-Diffusion's way (`methods`)."""
+    queue: QueueOptions = field(default_factory=QueueOptions)
+    """The queue, where it is not the model's own."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Sampler and time grid."""
+    guidance: GuidanceConfig = STREAM_GUIDANCE
+    """Classifier-free guidance."""
+    timing: StreamTiming = field(default_factory=StreamTiming)
+    """What the model is told about the place in the piece."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What holds drift back."""
+    seconds: float | None = None
+    """Length of the sound (s), what it continues included; None: no end."""
 
-    @property
-    def window(self) -> int:
-        """Frames that a network call sees once the queue is full."""
-        return self.num_context + self.queue_frames
+    def __post_init__(self):
+        if self.seconds is not None:
+            check_seconds(self.seconds)
 
-    def grid(self) -> Tensor:
-        """Return the num_steps + 1 noise times that a chunk passes, rising from 0 to 1."""
-        if self.curve == "skip":
-            return skip_grid_of(self.num_steps, self.focus, self.factor)
-        return time_grid(self.num_steps, self.focus, self.factor, self.thirds)
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StreamConfig":
+        """Build from `dataclasses.asdict` of one."""
+        parts = {
+            "queue": QueueOptions,
+            "sampling": SamplingConfig,
+            "guidance": GuidanceConfig,
+            "timing": StreamTiming,
+            "guard": GuardConfig,
+        }
+        return cls(**values | {name: part(**values[name]) for name, part in parts.items()})
+
+
+def check_queue(queue: QueueConfig, host: Host) -> None:
+    """Refuse a queue that would take memory or time without end.
+
+    Raises:
+        UserError: the window is far longer than any that the model was trained on, or the steps are too many.
+    """
+    seconds_per_frame = host.hop_length / host.sample_rate
+    if queue.window_frames > LARGEST_WINDOW * host.window_frames:
+        raise UserError(
+            f"the queue's window of {queue.window_frames} frames ({queue.window_frames * seconds_per_frame:.0f} s) is "
+            f"more than {LARGEST_WINDOW} times the {host.window_frames} frames that the model was trained on: "
+            "take fewer or smaller chunks"
+        )
+    if queue.num_steps > MAX_STEPS:
+        raise UserError(
+            f"a chunk would take {queue.num_steps} steps from noise to sound, more than {MAX_STEPS}: take fewer "
+            "chunks, or fewer steps per shift"
+        )
+
+
+def trained_queue_notice(config: StreamConfig, host: Host) -> str | None:
+    """Say in one line that the model was not trained for what is played; None where it was."""
+    if config.method != "fifo":
+        return f"the method {config.method} plays the model with noise levels that it may not have been trained for"
+    queue = config.queue.of(host.queues[0])
+    shapes = [dataclasses.replace(trained, steps_per_shift=queue.steps_per_shift) for trained in host.queues]
+    if queue in shapes:
+        return None
+    return f"the model was not trained for {_describe(queue)}, but for {' and '.join(map(_describe, host.queues))}"
+
+
+def _describe(queue: QueueConfig) -> str:
+    return f"{queue.context_frames} + {queue.num_chunks} x {queue.chunk_frames} frames"
+
+
+def with_known_focus(sampling: SamplingConfig, model: Path) -> SamplingConfig:
+    """Put the focus that `infer.importance` recommended for a model in place of auto."""
+    return dataclasses.replace(sampling, focus=recommended_focus(model)) if sampling.focus == "auto" else sampling
 
 
 def recommended_focus(model: Path) -> Focus:

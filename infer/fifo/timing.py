@@ -10,12 +10,11 @@ in a piece of a known length: as it nears the end, the model plays the ending. T
 from dataclasses import dataclass
 from typing import Literal
 
+from infer.hosts.host import Host
 from models.errors import UserError
-from models.text_to_audio import TextToAudio
+from models.timing import Position
 
 TimingMode = Literal["steady", "null", "true"]
-Position = tuple[float | None, float | None]
-"""seconds_start and seconds_total, None where not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,51 +38,55 @@ class Timeline:
     """Seconds of the window, and of the piece, for every place in a stream.
 
     Args:
-        table_seconds: largest second in the model's timing table.
-        known_seconds: longest piece the model knows well; None, not known, is taken as three quarters of the table.
+        max_seconds: largest second that the model can be told of; None: it is told nothing.
+        known_seconds: longest piece the model knows well; None, not known, is taken as three quarters of max_seconds.
         window_seconds: length of a full window of the queue.
         total_seconds: length of the piece, None if it has no end.
 
     Raises:
-        UserError: the length is needed and not known, or the longest piece does not fit the table.
+        UserError: the length is needed and not known, the longest piece does not fit, or a model that is told nothing
+            should be told something.
     """
 
     def __init__(
         self,
         timing: StreamTiming,
         *,
-        table_seconds: float,
+        max_seconds: float | None,
         known_seconds: float | None,
         window_seconds: float,
         total_seconds: float | None,
     ) -> None:
+        if max_seconds is None and timing != StreamTiming():
+            raise UserError("this model cannot be told the place in a piece: leave out --timing")
         if timing.needs_length and total_seconds is None:
             raise UserError("true timing and an ending need the length of the piece, got none: give it in seconds")
-        known = table_seconds * 3 / 4 if known_seconds is None else known_seconds
-        longest = known if timing.piece_seconds is None else timing.piece_seconds
-        if not 0 < longest <= table_seconds:
-            raise UserError(f"piece_seconds must lie between 0 and the table's {table_seconds:g} s, got {longest:g}")
         self.timing = timing
-        self.longest = longest
+        self.is_told = max_seconds is not None
         self.window_seconds = window_seconds
         self.total_seconds = total_seconds
-        self._steady = (min(longest / 3, max(0.0, (longest - window_seconds) / 2)), longest)
+        table = max_seconds or 0.0
+        known = table * 3 / 4 if known_seconds is None else known_seconds
+        self.longest = known if timing.piece_seconds is None else timing.piece_seconds
+        if self.is_told and not 0 < self.longest <= table:
+            raise UserError(f"timing.piece_seconds must lie between 0 and {table:g} s, got {self.longest:g}")
+        self._steady = (min(self.longest / 3, max(0.0, (self.longest - window_seconds) / 2)), self.longest)
 
     @classmethod
-    def of(
-        cls, timing: StreamTiming, model: TextToAudio, window_frames: int, total_seconds: float | None = None
-    ) -> "Timeline":
-        """What `model` is told of windows of `window_frames` latent frames; errors as above."""
+    def of(cls, timing: StreamTiming, host: Host, window_frames: int, total_seconds: float | None = None) -> "Timeline":
+        """What `host` is told of windows of `window_frames` latent frames; errors as above."""
         return cls(
             timing,
-            table_seconds=model.conditioner.config.timing.max_seconds,
-            known_seconds=model.config.known_seconds,
-            window_seconds=window_frames * model.vae.hop_length / model.vae.config.sample_rate,
+            max_seconds=host.max_seconds,
+            known_seconds=host.known_seconds,
+            window_seconds=window_frames * host.hop_length / host.sample_rate,
             total_seconds=total_seconds,
         )
 
     def at(self, start_seconds: float) -> Position:
         """Return what to tell a window that begins `start_seconds` after the start of the stream."""
+        if not self.is_told:
+            return None, None
         if self.total_seconds is not None and (self.timing.mode == "true" or self.is_ending(start_seconds)):
             return self._true(start_seconds, self.total_seconds)
         return (None, None) if self.timing.mode == "null" else self._steady

@@ -1,1 +1,4 @@
-"""Published latent diffusion models behind the endless queue; needs the extra `hosts` (diffusers)."""
+"""Models behind the endless queue: the protocol that all of them satisfy (`host`), and adapters of published ones.
+
+The adapters need the extra `hosts` (diffusers).
+"""

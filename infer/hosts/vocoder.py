@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from models.streaming import (
     ChainStream,
-    ConvTransposeStream,
     LayerStream,
     PointwiseStream,
     ResidualStream,
     SumStream,
     conv_stream,
+    conv_transpose_stream,
 )
 
 FINAL_SLOPE = 0.01
@@ -49,7 +49,7 @@ def vocoder_stream(vocoder: Any) -> LayerStream:
         blocks = vocoder.resblocks[level * num_kernels : (level + 1) * num_kernels]
         layers += [
             _leaky_relu(slope),
-            ConvTransposeStream(up_sampling),
+            conv_transpose_stream(up_sampling),
             SumStream([_residual_block(block, slope) for block in blocks]),
             PointwiseStream(Scale(1 / num_kernels)),
         ]

@@ -199,3 +199,81 @@ def test_batches_from_mixed_formats(tmp_path: Path, num_workers: int) -> None:
     expected = sorted([60_000, 13_781, 27_562, 41_344, 30_000])
     assert sorted((batch["seconds_total"] * 44_100).round().int().tolist()) == pytest.approx(expected, abs=2_400)
     assert batch["num_samples"].max() == 16_384
+
+
+def test_captions_beside_a_file_in_all_usual_names(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d", "e", "f", "deep rumble"):
+        _ramp(tmp_path / f"{name}.wav", 0.1)
+    for name in ("a.txt", "b.caption.txt", "c.TXT", "d.caption", "e.wav.txt"):
+        (tmp_path / name).write_text(f"text of {name[0]}", encoding="utf-8")
+    (tmp_path / "f.JSON").write_text('{"Caption": "text of f"}', encoding="utf-8")
+    (tmp_path / "deep rumble.txt").write_text("  \n", encoding="utf-8")
+    source = _source(tmp_path)
+    prompts = {source.draw(index)[0]["prompt"] for index in range(7)}
+    assert prompts == {"deep rumble", *(f"text of {letter}" for letter in "abcdef")}
+
+
+def test_files_without_a_caption_are_counted_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in "abcd":
+        _ramp(tmp_path / f"{name}.wav", 0.1)
+    (tmp_path / "a.txt").write_text("rain")
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.json").write_text('{"caption": null, "genre": "rock"}')
+    _source(tmp_path)
+    assert "3 of 4 audio files have no caption" in caplog.text
+    assert "b.wav, c.wav, d.wav" in caplog.text
+
+
+def test_a_sidecar_without_a_meaning_leaves_its_file_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in "abcdef":
+        _ramp(tmp_path / f"{name}.wav", 0.1)
+    (tmp_path / "a.txt").write_text("rain")
+    (tmp_path / "b.json").write_text("null")
+    (tmp_path / "c.json").write_text('{"caption": "x"')
+    (tmp_path / "d.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "e.json").write_text('{"caption": true}')
+    source = _source(tmp_path, max_unreadable_share=0.9)
+    assert source.unreadable.listed() == [f"{name}.wav" for name in "bcde"]
+    for expected in ("b.json must be a JSON object", "c.json is not JSON", "d.txt, line 1", "e.json: caption must be"):
+        assert expected in caplog.text
+    assert {source.draw(index)[0]["prompt"] for index in range(8)} == {"rain", "sound"}
+
+
+def test_links_give_every_real_file_once(tmp_path: Path) -> None:
+    real = tmp_path / "x"
+    real.mkdir()
+    for name in "ab":
+        _ramp(real / f"{name}.wav", 0.1)
+    (real / "self").symlink_to(".")
+    (real / "up").symlink_to("..")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "up").symlink_to("..")
+    (tmp_path / "again").symlink_to("x")
+    (tmp_path / "A linked.wav").symlink_to(real / "a.wav")
+    (tmp_path / "hard.wav").hardlink_to(real / "b.wav")
+    (tmp_path / "other").mkdir()
+    _ramp(tmp_path / "other" / "c.wav", 0.1)
+    names = [entry.name.as_posix() for entry in list_entries(tmp_path)]
+    assert len(names) == 3
+    training, validation = split_entries(list_entries(tmp_path), 0.4)
+    assert len(training) + len(validation) == 3
+
+
+def test_lines_about_one_file_are_on_one_side_of_the_split(tmp_path: Path) -> None:
+    for name in "abcd":
+        _ramp(tmp_path / f"{name}.wav", 0.1)
+    rows = [{"path": path, "caption": str(n)} for n in range(4) for path in ("a.wav", "./b.wav", "c.wav", "d.wav")]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entries = list_entries(tmp_path)
+    training, validation = split_entries(entries, 0.25)
+    assert len(validation) == 4
+    assert len({entries[index].path for index in validation}) == 1
+    assert not {entries[index].path for index in training} & {entries[index].path for index in validation}
+
+
+def test_a_name_that_is_not_utf_8_is_a_file_like_others(tmp_path: Path) -> None:
+    _ramp(tmp_path / "good.wav", 0.1)
+    (tmp_path / "good.wav").rename(Path(str(tmp_path), b"caf\xe9 noise.wav".decode("utf-8", "surrogateescape")))
+    source = _source(tmp_path)
+    assert source.draw(0)[0]["prompt"] == "café noise"
+    assert not len(source.unreadable)

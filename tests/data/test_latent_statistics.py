@@ -13,12 +13,15 @@ from data.clips import FolderClips, LatentDataConfig
 from data.latent_statistics import LatentMoments, latent_moments, raw_statistics
 from models.checkpoint import load_part, replace_tensors, save_config
 from models.vae import VAE, Posterior, VAEConfig
+from models.vae_waveform import WaveformConfig
+
+SMALL = WaveformConfig(encoder_width=2, decoder_width=32)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    vae = VAE(VAEConfig(latent_channels=4, encoder_width=2, decoder_width=32, initial_log_std=-1.0))
+    vae = VAE(VAEConfig(latent_channels=4, waveform=SMALL, initial_log_std=-1.0))
     vae.set_latent_statistics(torch.randn(4) * 0.1, torch.rand(4) + 0.5)
     vae.save(tmp_path / "model", torch.float32)
     return tmp_path / "model"
@@ -73,7 +76,7 @@ def test_the_command_normalises_its_data_and_changes_nothing_else(model: Path, s
 
 
 def test_a_mono_model_is_measured_too(tmp_path: Path, songs: Path):
-    VAE(VAEConfig(audio_channels=1, latent_channels=4, encoder_width=2, decoder_width=32)).save(tmp_path / "mono")
+    VAE(VAEConfig(audio_channels=1, latent_channels=4, waveform=SMALL)).save(tmp_path / "mono")
     command.main(tmp_path / "mono", LatentDataConfig(folder=str(songs), num_workers=0), clips=1, device="cpu")
     assert not torch.equal(VAE.load(tmp_path / "mono").latent_std, torch.ones(4, 1))
 

@@ -24,6 +24,7 @@ from data.latent_source import LatentSource
 from data.tar_shards import ShardWriter
 from models.errors import UserError
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 _HOP = 1_024
 _LENGTHS = {"a": 40 * _HOP, "b": 100 * _HOP + 7, "c": 300, "d": 64 * _HOP}
@@ -32,7 +33,7 @@ _LENGTHS = {"a": 40 * _HOP, "b": 100 * _HOP + 7, "c": 300, "d": 64 * _HOP}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    vae = VAE(VAEConfig(latent_channels=4, encoder_width=2, decoder_width=32))
+    vae = VAE(VAEConfig(latent_channels=4, waveform=WaveformConfig(encoder_width=2, decoder_width=32)))
     vae.set_latent_statistics(torch.randn(4) * 0.1, torch.rand(4) + 0.5)
     folder = tmp_path_factory.mktemp("model")
     vae.save(folder, torch.float32)
@@ -143,7 +144,7 @@ def test_draws_are_reproducible_and_passes_whole(encoded: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_data_module(encoded: Path, num_workers: int) -> None:
-    config = DataConfig(latents=str(encoded), crop_frames=50, batch_size=3, num_workers=num_workers)
+    config = DataConfig(latents=str(encoded), crop_samples=50 * _HOP, batch_size=3, num_workers=num_workers)
     batch = next(iter(LatentDataModule(config, seed=0).train_dataloader()))
     assert batch["latents"].shape == (3, 4, 50)
     assert batch["latents"].dtype == torch.float32
@@ -263,27 +264,27 @@ def test_several_folders_are_one_source(model: Path, encoded: Path, tmp_path: Pa
         LatentSource((encoded, tmp_path / "more"), 0, 16, 8)
 
 
-@pytest.mark.parametrize(("rehearse", "times_own", "times_rehearsed"), [(6, 2, 1), (1, 1, 3), (0, 1, 1)])
-def test_tuning_draws_a_folder_and_rehearsed_clips_alike(
-    model: Path, songs: Path, tmp_path: Path, rehearse: int, times_own: int, times_rehearsed: int
+@pytest.mark.parametrize(("replay", "times_own", "times_replayed"), [(6, 2, 1), (1, 1, 3), (0, 1, 1)])
+def test_tuning_draws_a_folder_and_replayed_clips_alike(
+    model: Path, songs: Path, tmp_path: Path, replay: int, times_own: int, times_replayed: int
 ) -> None:
-    config = DataConfig(folder=str(songs), rehearse=rehearse, num_workers=0, validation_share=0.25)
+    config = DataConfig(folder=str(songs), replay=replay, num_workers=0, validation_share=0.25)
     data = TuningDataModule(config, model, tmp_path / "run/latents", 16, seed=5)
     data.prepare_data()
     data.setup()
     source = data.source
     assert isinstance(source, LatentSource)
-    length = 3 * times_own + rehearse * times_rehearsed  # one pass: three of the four files train
+    length = 3 * times_own + replay * times_replayed  # one pass: three of the four files train
     names = Counter(source.training[n][0].json(source.training[n][1], "about")["name"] for n in range(length))
     assert len(source.training) == length
     assert [count for name, count in names.items() if name.endswith(".wav")] == [times_own] * 3
-    assert names["train/0"] == (times_rehearsed if rehearse else 0)
+    assert names["train/0"] == (times_replayed if replay else 0)
     assert source.draw(0)[0]["latents"].shape == (4, 16)
     assert {source.draw_validation(n)["prompt"] for n in range(8)} <= {f"noise {name}" for name in _LENGTHS}
 
 
 def test_tuning_keeps_what_was_encoded(model: Path, songs: Path, tmp_path: Path) -> None:
-    config = DataConfig(folder=str(songs), rehearse=2, num_workers=0)
+    config = DataConfig(folder=str(songs), replay=2, num_workers=0)
     data = TuningDataModule(config, model, tmp_path / "latents", 16)
     data.prepare_data()
     shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
@@ -292,12 +293,12 @@ def test_tuning_keeps_what_was_encoded(model: Path, songs: Path, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")} == shards
 
 
-def test_tuning_stops_where_only_rehearsed_clips_are_left(model: Path, songs: Path, tmp_path: Path) -> None:
+def test_tuning_stops_where_only_replayed_clips_are_left(model: Path, songs: Path, tmp_path: Path) -> None:
     for name in "ab":
         shutil.copy(songs / f"{name}.wav", tmp_path)
     (training,), _ = split_entries(list_entries(tmp_path), 0.5)
     list_entries(tmp_path)[training].path.write_bytes(b"RIFF no audio")
-    data = TuningDataModule(DataConfig(folder=str(tmp_path), rehearse=1, num_workers=0), model, tmp_path / "out", 16)
+    data = TuningDataModule(DataConfig(folder=str(tmp_path), replay=1, num_workers=0), model, tmp_path / "out", 16)
     data.prepare_data()
     with pytest.raises(ValueError, match=r"none of the training files in .* can be read"):
         data.setup()

@@ -12,6 +12,7 @@ from models.timing import TimingConfig
 from models.tokenizer import train_tokenizer
 from models.unet import UNetConfig
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 WIDTH = 16
 
@@ -20,7 +21,8 @@ def make_tiny_model() -> TextToAudio:
     """Build all parts; layers that start at zero are filled, so that prompt and noise time have an effect."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = VAE(VAEConfig(encoder_width=2, decoder_width=32, latent_channels=4, dilations=(1,)))
+        layers = WaveformConfig(encoder_width=2, decoder_width=32, dilations=(1,))
+        vae = VAE(VAEConfig(latent_channels=4, waveform=layers))
         tokenizer = train_tokenizer(["heavy rain with distant thunder", "a clock ticks"], vocab_size=300)
         clap = ClapTextConfig(
             vocab_size=tokenizer.get_vocab_size(),

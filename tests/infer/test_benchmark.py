@@ -22,7 +22,11 @@ def benchmark(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
 
 @pytest.mark.parametrize(("what", "operations"), [("vae", 4), ("unet", 1), ("fifo", 3)])
 def test_every_part_is_measured(what: str, operations: int, capsys: pytest.CaptureFixture[str]):
-    queue = ["--fifo.num_chunks", "2", "--fifo.chunk", "4", "--fifo.context", "4"] if what == "fifo" else []
+    queue = (
+        ["--queue.num_chunks", "2", "--queue.chunk_frames", "4", "--queue.context_frames", "4"]
+        if what == "fifo"
+        else []
+    )
     report = benchmark(capsys, what, "--configs", str(CONFIGS), *SMALL, *queue)
     assert len(report["results"]) == operations
     for row in report["results"]:

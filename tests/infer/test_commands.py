@@ -1,6 +1,8 @@
 """`infer.fifo` and `infer.generate` end to end on a tiny random model: sound, errors, seeds, interruption, memory."""
 
+import dataclasses
 import gc
+import inspect
 import os
 import shutil
 import signal
@@ -18,16 +20,23 @@ from torch import Tensor
 import infer.fifo.__main__ as fifo_command
 from data.cli import run
 from infer import generate as generate_command
-from infer.fifo import EndlessStream, Fifo, FifoConfig, StreamConfig
-from infer.fifo.guards import GuardConfig
+from infer.decoding import Decoding
+from infer.fifo import EndlessStream, Fifo, QueueOptions, StreamConfig
+from infer.fifo.config import STREAM_GUIDANCE
+from infer.fifo.guard import GuardConfig
+from infer.fifo.state import save_stream
+from infer.fifo.timing import StreamTiming
 from infer.generate import generate, window_seconds
 from infer.guidance import GuidanceConfig, prompt_denoiser
+from infer.playback import play
 from infer.samplers import make_generators
-from infer.stream import decode_stream, play
+from models.queue import QueueConfig
+from models.schedule import time_grid
 from models.text_to_audio import TextToAudio
 
 PROMPT = "heavy rain"
-QUEUE = ["--num_chunks", "3", "--chunk", "8", "--context", "8", "--micro_steps", "1"]
+SHAPE = {"num_chunks": 3, "chunk_frames": 8, "context_frames": 8, "steps_per_shift": 1}
+QUEUE = [word for name, value in SHAPE.items() for word in (f"--queue.{name}", str(value))]
 
 
 def play_fifo(folder: Path, out: Path | str, *options: str) -> None:
@@ -76,10 +85,12 @@ def test_prompts_and_guidance_change_the_sound(tiny_folder: Path, tmp_path: Path
     variants = {
         "plain": [],
         "prompt": ["--prompt", "a clock ticks"],
-        "scale": ["--guidance_scale", "1"],
-        "negative": ["--negative_prompt", "a clock ticks"],
-        "timing": ["--timing", "null"],
-        "focus": ["--focus", "last", "--num_steps", "6"],
+        "scale": ["--guidance.scale", "1"],
+        "negative": ["--guidance.negative_prompt", "a clock ticks"],
+        "timing": ["--timing.mode", "null"],
+        "focus": ["--sampling.focus", "last", "--queue.steps_per_shift", "2"],
+        "infinite-audio": ["--method", "infinite-audio"],
+        "fifo-diffusion": ["--method", "fifo-diffusion"],
     }
     sounds = {}
     for name, options in variants.items():
@@ -105,7 +116,9 @@ def test_generate_writes_each_seed_whatever_the_batch(tiny_folder: Path, tmp_pat
 
 @pytest.mark.parametrize(("sampler", "eta"), [("ddim", "0.5"), ("dpmpp_2m_sde", "1")])
 def test_generate_with_every_sampler(tiny_folder: Path, tmp_path: Path, sampler: str, eta: str):
-    make_clips(tiny_folder, tmp_path / "a.flac", "--sampler", sampler, "--eta", eta, "--num_samples", "2")
+    make_clips(
+        tiny_folder, tmp_path / "a.flac", "--sampling.sampler", sampler, "--sampling.eta", eta, "--num_samples", "2"
+    )
     assert len(read(tmp_path / "a-0.flac")) == len(read(tmp_path / "a-1.flac")) == 22_050
 
 
@@ -114,10 +127,11 @@ def test_one_chunk_fifo_is_generate(tiny_model: TextToAudio):
     guidance = GuidanceConfig(scale=3.0, rescale=0.5)
     seconds = 16 * 1024 / 44_100
     clip = generate(tiny_model, [PROMPT], seconds=seconds, seeds=[3], guidance=guidance, num_steps=4)[0]
-    denoiser = prompt_denoiser(tiny_model, [PROMPT], guidance, seconds_start=0.0, seconds_total=seconds)
-    config = FifoConfig(context=0, chunk=16, num_chunks=1, micro_steps=4)
-    latents = next(Fifo(denoiser, config, channels=4, generators=make_generators(3, 1)))
-    streamed = torch.cat(list(decode_stream([latents], tiny_model.vae)), dim=-1)
+    denoiser = prompt_denoiser(tiny_model, [PROMPT], guidance, [(0.0, seconds)])
+    queue = QueueConfig(context_frames=0, chunk_frames=16, num_chunks=1, steps_per_shift=4)
+    latents = next(Fifo(denoiser, queue, time_grid(4), channels=4, generators=make_generators(3, 1)))
+    decoding = Decoding(tiny_model)
+    streamed = torch.cat((decoding.push(latents), decoding.finish()), dim=-1)[0]
     assert torch.allclose(clip[:, :-882], streamed[:, :-882], atol=1e-5)
 
 
@@ -153,9 +167,12 @@ def test_user_errors_are_one_line_and_exit_code_2(
         "does not exist": [*rain, "--out", str(tmp_path / "no" / "a.wav")],
         "expected a name ending in": [*rain, "--out", str(tmp_path / "a.mp3")],
         "device must be": [*rain, *out, "--device", "gpu"],
-        "guidance scale must be": [*rain, *out, "--guidance_scale=-1"],
-        "sampl": [*rain, *out, "--sampler", "euler"],
-        "adds no noise": [*rain, *out, "--eta", "0.5"],
+        "guidance scale must lie": [*rain, *out, "--guidance.scale=-1"],
+        "sampl": [*rain, *out, "--sampling.sampler", "euler"],
+        "adds no noise": [*rain, *out, "--sampling.eta", "0.5"],
+        "seed must lie": [*rain, *out, "--seed", "100000000000000000000"],
+        "is no character": ["--prompt", "caf\udce9", "--model", str(tiny_folder), *out],
+        "factor must lie": [*rain, *out, "--sampling.factor", "0.5"],
     }
     for command in (fifo_command.main, generate_command.main):
         for message, argv in cases.items():
@@ -169,10 +186,90 @@ def test_user_errors_are_one_line_and_exit_code_2(
     assert not list(tmp_path.glob("*.wav"))
 
 
-def test_num_steps_must_fit_the_queue(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        play_fifo(tiny_folder, tmp_path / "a.wav", "--num_steps", "4")
-    assert "multiple of num_chunks = 3, got 4" in capsys.readouterr().err
+def refusal(capsys: pytest.CaptureFixture[str], command, *arguments: str) -> str:
+    """Run a command that must be refused, and return its one line."""
+    with pytest.raises(SystemExit) as stop:
+        run(command, argv=list(arguments))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2, error
+    (line,) = error.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--queue.num_chunks", "1000000"], "more than 16 times"),
+        (["--queue.num_chunks", "0"], "queue.num_chunks must be"),
+        (["--queue.steps_per_shift", "1000000"], "more than 10000"),
+        (["--cues.glide_seconds=-3"], "glide_seconds must lie above 0"),
+        (["--seconds", "3", '--cue=[[50, "wind"]]'], "the cue 'wind' at 50 s comes after the end of the 3 s"),
+        (['--cue=[[-1, "wind"]]'], "at least 0 s"),
+        (['--cue=[[1, " "]]'], "prompt is empty"),
+        (["--guard.average_seconds=-1"], "guard.average_seconds must lie above 0"),
+        (["--timing.piece_seconds=-1"], "piece_seconds must lie"),
+        (["--timing.ending", "--endless"], "need the length"),
+        (["--seconds", "1e12"], "at most 1e+07"),
+        (["--save_state", "/"], "is a folder"),
+        (["--save_state", "/no/such/a.pt"], "does not exist"),
+    ],
+)
+def test_every_number_has_bounds(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+):
+    rain = ["--prompt", PROMPT, "--model", str(tiny_folder), "--out", str(tmp_path / "a.wav")]
+    assert message in refusal(capsys, fifo_command.main, *rain, *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unasked(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, state = tmp_path / "a.wav", tmp_path / "a.pt"
+    rain = ["--prompt", PROMPT, "--model", str(tiny_folder), "--out", str(out), "--seconds", "0.2"]
+    for path in (out, state):
+        path.write_bytes(b"mine")
+    for command in (fifo_command.main, generate_command.main):
+        assert "a.wav exists already" in refusal(capsys, command, *rain)
+        assert out.read_bytes() == b"mine"
+    free = ["--prompt", PROMPT, "--model", str(tiny_folder), "--out", str(tmp_path / "b.wav"), "--seconds", "0.2"]
+    assert "a.pt exists already" in refusal(capsys, fifo_command.main, *free, "--save_state", str(state))
+    assert state.read_bytes() == b"mine"
+    run(generate_command.main, argv=[*rain, "--num_steps", "2", "--overwrite"])
+    assert len(read(out)) == 8820
+    run(fifo_command.main, argv=[*rain, *QUEUE, "--seconds", "0.4", "--save_state", str(state), "--overwrite"])
+    assert len(read(out)) == 17_640
+    assert state.read_bytes() != b"mine"
+
+
+def test_sounds_to_begin_from_that_do_not_fit(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    mine, one = tmp_path / "mine.wav", tmp_path / "one.wav"
+    soundfile.write(mine, np.zeros(44_100 * 3), 44_100)
+    soundfile.write(one, np.zeros(1), 44_100)
+    rain = ["--prompt", PROMPT, "--model", str(tiny_folder)]
+    away = ["--out", str(tmp_path / "a.wav")]
+    fifo, clip = fifo_command.main, generate_command.main
+    assert "3.0 s long, and --seconds" in refusal(
+        capsys, fifo, *rain, *away, "--init_audio", str(mine), "--seconds", "1"
+    )
+    for command in (fifo, clip):
+        assert "too short to" in refusal(capsys, command, *rain, *away, "--init_audio", str(one))
+        itself = ["--init_audio", str(mine), "--out", str(mine), "--overwrite"]
+        assert "written over itself" in refusal(capsys, command, *rain, *itself)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.wav", "one.wav"]
+
+
+def test_a_queue_that_was_not_trained_is_named(tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    play_fifo(tiny_folder, tmp_path / "a.wav", "--seconds", "0.2")
+    assert "the model was not trained for 8 + 3 x 8 frames, but for 32 + 10 x 16 frames" in caplog.text
+    caplog.clear()
+    argv = ["--prompt", PROMPT, "--model", str(tiny_folder), "--out", str(tmp_path / "b.wav"), "--seconds", "0.2"]
+    run(fifo_command.main, argv=[*argv, "--queue.steps_per_shift", "1"])
+    assert "not trained" not in caplog.text
+
+
+def test_options_of_infer_fifo_are_few():
+    parameters = inspect.signature(fifo_command.main).parameters.values()
+    assert sum(not dataclasses.is_dataclass(parameter.default) for parameter in parameters) <= 16
 
 
 def test_interrupted_run_leaves_a_playable_file(
@@ -221,9 +318,28 @@ def test_a_saved_stream_goes_on_where_it_stopped(tiny_folder: Path, tmp_path: Pa
     joined = np.concatenate((read(tmp_path / "first.wav"), read(tmp_path / "second.wav")))
     assert np.array_equal(joined[:-882], read(tmp_path / "whole.wav")[:-882])
     with pytest.raises(SystemExit) as stop:
-        run(fifo_command.main, argv=[*resume, "--prompt", "wind", "--chunk", "4"])
+        run(fifo_command.main, argv=[*resume, "--prompt", "wind", "--queue.chunk_frames", "4"])
     assert stop.value.code == 2
-    assert "a resumed stream keeps its own prompt, chunk; another prompt is --cue 0 TEXT" in capsys.readouterr().err
+    assert "a resumed stream keeps its own prompt, queue; another prompt is --cue 0 TEXT" in capsys.readouterr().err
+
+
+def test_an_ending_that_was_interrupted_fades_once(tiny_folder: Path, tmp_path: Path):
+    """Saved, and resumed for the rest of its seconds: the same file as in one run, faded once."""
+    state = str(tmp_path / "rain.pt")
+    ending = ["--timing.ending", "--seconds", "2"]
+    play_fifo(tiny_folder, tmp_path / "whole.wav", *ending)
+    config = StreamConfig(
+        queue=QueueOptions(**SHAPE), seconds=2.0, timing=StreamTiming(ending=True), guidance=STREAM_GUIDANCE
+    )
+    stream = EndlessStream(TextToAudio.load(tiny_folder), PROMPT, config)
+    first = stream.read(0.7)[0].T
+    save_stream(state, stream)
+    resume = ["--resume_state", state, "--model", str(tiny_folder), "--out", str(tmp_path / "rest.wav")]
+    run(fifo_command.main, argv=[*resume, "--seconds", "1.3"])
+    whole, rest = read(tmp_path / "whole.wav"), read(tmp_path / "rest.wav")
+    assert len(first) + len(rest) == len(whole)
+    assert np.allclose(first, whole[: len(first)], atol=1e-4)
+    assert np.array_equal(rest, whole[len(first) :])
 
 
 def test_continuing_a_sound_file(tiny_folder: Path, tmp_path: Path):
@@ -231,7 +347,7 @@ def test_continuing_a_sound_file(tiny_folder: Path, tmp_path: Path):
     soundfile.write(tmp_path / "mine.wav", 0.4 * np.sin(3000 * time), 44_100)
     options = ["--init_audio", str(tmp_path / "mine.wav"), "--seconds", "1.5"]
     play_fifo(tiny_folder, tmp_path / "all.wav", *options)
-    play_fifo(tiny_folder, tmp_path / "rest.wav", *options, "--init_in_output", "false", "--seconds", "0.5")
+    play_fifo(tiny_folder, tmp_path / "rest.wav", *options, "--output.init_audio", "false", "--seconds", "0.5")
     whole, rest, mine = (read(tmp_path / name) for name in ("all.wav", "rest.wav", "mine.wav"))
     begin = 40_000 // 1024 * 1024
     assert len(whole) == 66_150
@@ -314,11 +430,9 @@ def test_memory_does_not_grow_with_the_length(tiny_model: TextToAudio):
                 tensors = [item for item in gc.get_objects() if type(item) is Tensor]
                 self.bytes[self.count] = sum(tensor.nbytes for tensor in tensors)
 
-        def close(self) -> None: ...
-
-    queue = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
-    guards = GuardConfig(pull=0.1, renoise=True, beginning_seconds=2.0)
-    stream = EndlessStream(tiny_model, PROMPT, StreamConfig(fifo=queue, guards=guards))
+    queue = QueueOptions(context_frames=8, chunk_frames=8, num_chunks=2, steps_per_shift=1)
+    guard = GuardConfig(pull=0.1, beginning_seconds=2.0)
+    stream = EndlessStream(tiny_model, PROMPT, StreamConfig(queue=queue, guard=guard))
     meter = Meter()
-    play((piece for _, piece in zip(range(100), stream, strict=False)), meter, "meter")
+    play((piece[0] for _, piece in zip(range(100), stream, strict=False)), meter, "meter", 44_100)
     assert meter.bytes[100] == meter.bytes[20] > 0

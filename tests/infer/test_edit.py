@@ -26,8 +26,8 @@ def sound() -> Tensor:
 
 
 def make(model: TextToAudio, sound: Tensor | None, **options) -> Tensor:
-    edit = None if sound is None else make_edit(model.vae, sound, SECONDS, **options)
-    guidance = GuidanceConfig(scale=2.0)
+    edit = None if sound is None else make_edit(model, sound, SECONDS, **options)
+    guidance = GuidanceConfig(scale=2.0, rescale=0.0)
     return generate(model, ["heavy rain"] * 2, seconds=SECONDS, seeds=[3, 4], guidance=guidance, num_steps=4, edit=edit)
 
 
@@ -57,7 +57,7 @@ def test_inpainting_keeps_every_sample_outside_of_the_span(tiny_model: TextToAud
 
 
 def test_the_network_sees_kept_frames_clean_and_at_time_zero(tiny_model: TextToAudio, sound: Tensor):
-    edit = make_edit(tiny_model.vae, sound, SECONDS, (0.0, 4 * HOP / 44_100))
+    edit = make_edit(tiny_model, sound, SECONDS, (0.0, 4 * HOP / 44_100))
     seen = []
     denoiser = edit.wrap(lambda x, t: seen.append((x, t)) or x)
     denoiser(torch.zeros(1, 4, 16), torch.full((1, 16), 0.5))
@@ -70,31 +70,33 @@ def test_the_network_sees_kept_frames_clean_and_at_time_zero(tiny_model: TextToA
 @pytest.mark.parametrize("span", [(-0.1, 0.2), (0.2, 0.2), (0.1, 9.0)])
 def test_a_span_outside_of_the_clip_is_refused(tiny_model: TextToAudio, sound: Tensor, span: tuple[float, float]):
     with pytest.raises(ValueError, match="inpaint must be a start and an end within"):
-        make_edit(tiny_model.vae, sound, SECONDS, span)
+        make_edit(tiny_model, sound, SECONDS, span)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, float("nan")])
 def test_a_strength_that_is_none_is_refused(tiny_model: TextToAudio, sound: Tensor, strength: float):
     with pytest.raises(ValueError, match="strength must lie above 0"):
-        make_edit(tiny_model.vae, sound, SECONDS, strength=strength)
+        make_edit(tiny_model, sound, SECONDS, strength=strength)
 
 
 def command(*options: str) -> None:
-    run(generate_command.main, argv=["--num_steps", "2", *options])
+    run(generate_command.main, argv=generate_command.join_span(["--num_steps", "2", *options]))
 
 
-def test_the_command_inpaints_a_file(tiny_folder: Path, tmp_path: Path, sound: Tensor):
+@pytest.mark.parametrize("form", ["0,{}", "[0, {}]", "[0,|{}]", "0|{}"])
+def test_the_command_inpaints_a_file(form: str, tiny_folder: Path, tmp_path: Path, sound: Tensor):
     write_audio(tmp_path / "in.wav", sound, encoding="float32")
-    span, out = f"[0, {4 * HOP / 44_100}]", tmp_path / "out.wav"
+    span, out = form.format(4 * HOP / 44_100).split("|"), tmp_path / "out.wav"
     options = ["--prompt", "a clock", "--model", str(tiny_folder), "--out", str(out)]
-    command(*options, "--init_audio", str(tmp_path / "in.wav"), "--inpaint", span)
+    command(*options, "--init_audio", str(tmp_path / "in.wav"), "--inpaint", *span)
     audio, _ = soundfile.read(out)
     assert audio.shape == (16 * HOP, 2)
     assert np.allclose(audio[4 * HOP : -882], sound.T[4 * HOP : -882], atol=1e-3)
 
 
 def test_prompts_from_a_file(tiny_folder: Path, tmp_path: Path):
-    (tmp_path / "prompts.txt").write_text("heavy rain\n\na clock ticks\nheavy rain\n")
+    # a byte order mark, and a line separator that is a part of its line
+    (tmp_path / "prompts.txt").write_text("\ufeffheavy rain\r\n\na clock\u2028ticks\nheavy rain\n", encoding="utf-8")
     options = ["--prompts", str(tmp_path / "prompts.txt"), "--model", str(tiny_folder), "--seconds", "0.2"]
     command(*options, "--out", str(tmp_path))
     names = ["0000-heavy-rain-0.wav", "0001-a-clock-ticks-0.wav", "0002-heavy-rain-0.wav"]
@@ -106,12 +108,18 @@ def test_prompts_from_a_file(tiny_folder: Path, tmp_path: Path):
 
 def test_user_errors_are_one_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9\n".encode("latin-1"))
     model = ["--model", str(tiny_folder)]
     cases = {
         "give either --prompt": [],
         "or --prompts FILE": ["--prompt", "rain", "--prompts", str(tmp_path / "empty.txt")],
         "holds no prompt": ["--prompts", str(tmp_path / "empty.txt")],
         "give it with --init_audio": ["--prompt", "rain", "--strength", "0.5"],
+        "as in --inpaint 1.5,3, got 'soon'": ["--prompt", "rain", "--inpaint", "soon"],
+        "a start and an end of the clip, got 3 and 1": ["--prompt", "rain", "--inpaint", "3,1"],
+        "strength must lie above 0": ["--prompt", "rain", "--strength", "2"],
+        "at least 0.05": ["--prompt", "rain", "--seconds", "0.00002"],
+        "is not utf-8 text": ["--prompts", str(tmp_path / "latin.txt")],
         "none.wav": ["--prompt", "rain", "--init_audio", str(tmp_path / "none.wav")],
     }
     for message, options in cases.items():

@@ -11,15 +11,16 @@ from torch import Tensor
 import infer.fifo.__main__ as fifo_command
 from data.cli import run
 from infer import importance
-from infer.fifo import FifoConfig, StreamConfig
+from infer.fifo import QueueOptions, StreamConfig
 from infer.fifo.config import recommended_focus
 from infer.guidance import GuidanceConfig
 from infer.importance import LayerAttention, attention_weights, measure, recorded, report
-from models.layers import SelfAttention, key_mask, merge_heads, rotary_angles
 from models.text_to_audio import TextToAudio
+from models.unet_layers import SelfAttention, key_mask, merge_heads, rotary_angles
 
 CONFIG = StreamConfig(
-    fifo=FifoConfig(context=8, chunk=4, num_chunks=6, micro_steps=2), guidance=GuidanceConfig(scale=2.0)
+    queue=QueueOptions(context_frames=8, chunk_frames=4, num_chunks=6, steps_per_shift=2),
+    guidance=GuidanceConfig(scale=2.0),
 )
 
 
@@ -104,7 +105,7 @@ def test_command_writes_picture_numbers_and_recommendation(tiny_folder: Path, tm
     shutil.copytree(tiny_folder, model)
     with pytest.raises(ValueError, match="no recommended focus, run: python"):
         recommended_focus(model)
-    queue = ["--fifo.context", "8", "--fifo.chunk", "4", "--fifo.num_chunks", "4"]
+    queue = ["--queue.context_frames", "8", "--queue.chunk_frames", "4", "--queue.num_chunks", "4"]
     options = ["--model", str(model), "--out", str(out), "--num_shifts", "1", "--prompts", '["rain"]', *queue]
     run(importance.main, argv=[*options, "--write", "false"])
     assert (out / "importance.png").read_bytes()[:4] == b"\x89PNG"
@@ -118,7 +119,8 @@ def test_command_writes_picture_numbers_and_recommendation(tiny_folder: Path, tm
     sounds = []
     for focus in ("auto", values["focus"]):
         path = tmp_path / f"{focus}.wav"
-        argv = ["--prompt", "rain", "--model", str(model), "--out", str(path), "--seconds", "0.3", "--focus", focus]
-        run(fifo_command.main, argv=[*argv, "--num_chunks", "3", "--chunk", "8", "--micro_steps", "1"])
+        argv = ["--prompt", "rain", "--model", str(model), "--out", str(path), "--seconds", "0.3"]
+        small = ["--queue.num_chunks", "3", "--queue.chunk_frames", "8", "--queue.steps_per_shift", "1"]
+        run(fifo_command.main, argv=[*argv, *small, "--sampling.focus", focus])
         sounds.append(path.read_bytes())
     assert sounds[0] == sounds[1]

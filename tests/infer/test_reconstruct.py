@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +13,18 @@ from data.cli import run
 from infer import reconstruct
 from infer.reconstruct import main
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 RATE = 44_100
 
 
 def save_tiny_vae(folder: Path, **changes: int) -> VAE:
-    sizes: dict[str, Any] = {"hop_length": 32, "latent_channels": 4, "encoder_width": 2, "decoder_width": 16} | changes
+    layers = WaveformConfig(
+        encoder_width=2, encoder_strides=(4, 8), decoder_width=16, decoder_strides=(8, 4), dilations=(1, 3)
+    )
     torch.manual_seed(0)
-    vae = VAE(VAEConfig(encoder_strides=(4, 8), decoder_strides=(8, 4), dilations=(1, 3), **sizes))
-    output = vae.decoder[-2]
+    vae = VAE(VAEConfig(latent_channels=4, waveform=layers, **changes))  # pyright: ignore[reportArgumentType]
+    output = list(vae.decoder.children())[-2]
     assert isinstance(output, torch.nn.Conv1d)
     output.weight.data *= 10
     vae.save(folder, torch.float32)

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from infer.samplers import (
-    Method,
+    Sampler,
     draw_noise,
     make_generators,
     sample,
-    sample_ddim,
-    sample_dpmpp_2m,
-    sample_dpmpp_2m_sde,
     step,
     step_coefficients,
 )
@@ -50,21 +47,21 @@ def exact(x: Tensor, t: float, start: float = 1.0) -> Tensor:
     return alpha * MEAN + spread / spread_0 * (x - alpha_0 * MEAN)
 
 
-def ode_error(method: Method, num_steps: int, end: float = 0.0, start: float = 1.0) -> float:
+def ode_error(method: Sampler, num_steps: int, end: float = 0.0, start: float = 1.0) -> float:
     x = torch.linspace(-2, 2, 16, dtype=torch.float64).view(1, 2, 8)
     out = sample(GaussianDenoiser(), x, end + (start - end) * grid(num_steps), method)
     return (out - exact(x, end, start)).abs().max().item()
 
 
 @pytest.mark.parametrize(("method", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("dpmpp_2m_sde", 2)])
-def test_converges_to_the_exact_solution_at_its_order(method: Method, order: int):
+def test_converges_to_the_exact_solution_at_its_order(method: Sampler, order: int):
     errors = [ode_error(method, n, 0.05, 0.95) for n in (80, 160, 320)]
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(abs(slope - order) < 0.15 for slope in slopes), (errors, slopes)
 
 
 @pytest.mark.parametrize(("method", "order", "bound"), [("ddim", 1, 5e-3), ("dpmpp_2m", 2, 5e-4)])
-def test_converges_over_the_whole_range(method: Method, order: int, bound: float):
+def test_converges_over_the_whole_range(method: Sampler, order: int, bound: float):
     """From t = 1 and to t = 0 log-SNR is infinite: the order holds up to a logarithm of the number of steps."""
     errors = [ode_error(method, n) for n in (80, 320)]
     assert errors[1] < bound
@@ -77,7 +74,7 @@ def test_second_order_beats_four_times_the_steps_of_first_order():
 
 @pytest.mark.parametrize("method", ["ddim", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_stochastic_samples_have_the_target_distribution(method: Method, eta: float):
+def test_stochastic_samples_have_the_target_distribution(method: Sampler, eta: float):
     generators = make_generators(3, 1)
     x = draw_noise(generators, 4, 10_000, torch.device("cpu"))
     out = sample(GaussianDenoiser(), x, grid(60), method, eta, generators)
@@ -95,12 +92,12 @@ def test_ancestral_ddim_and_first_order_sde_are_the_same_step():
 
 def test_sde_without_noise_is_the_deterministic_method():
     x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    quiet = sample_dpmpp_2m_sde(GaussianDenoiser(), x, grid(9), [], eta=0.0)
-    assert torch.equal(quiet, sample_dpmpp_2m(GaussianDenoiser(), x, grid(9)))
+    quiet = sample(GaussianDenoiser(), x, grid(9), "dpmpp_2m_sde")
+    assert torch.equal(quiet, sample(GaussianDenoiser(), x, grid(9), "dpmpp_2m"))
 
 
 @pytest.mark.parametrize("method", ["ddim", "dpmpp_2m", "dpmpp_2m_sde"])
-def test_ends_are_exact(method: Method):
+def test_ends_are_exact(method: Sampler):
     table = step_coefficients(grid(5), method)
     assert all(getattr(table, name).isfinite().all() for name in ("state", "estimate", "extrapolation", "noise"))
     assert (table.state[0], table.estimate[0], table.extrapolation[0]) == (0, 1, 0)  # the step to t = 0 is D itself
@@ -142,7 +139,7 @@ def test_frames_at_different_levels_step_alone():
 
 def test_denoiser_gets_a_time_for_each_frame_falling_to_the_first_level():
     denoiser = GaussianDenoiser()
-    sample_ddim(denoiser, torch.zeros(2, 3, 5), grid(4))
+    sample(denoiser, torch.zeros(2, 3, 5), grid(4), "ddim")
     assert [t.shape for t in denoiser.times] == [(2, 5)] * 4
     assert [t[0, 0].item() for t in denoiser.times] == [1.0, 0.75, 0.5, 0.25]
 

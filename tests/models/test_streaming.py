@@ -1,7 +1,5 @@
 """Streamed encoding and decoding equal the whole piece at once, for any strides, chunks and lengths."""
 
-import dataclasses
-import math
 import random
 
 import pytest
@@ -10,24 +8,24 @@ from torch import Tensor, nn
 
 from models.streaming import StreamingDecoder, StreamingEncoder, layer_stream
 from models.vae import VAE, VAEConfig
+from models.vae_bands import BandsConfig
+from models.vae_waveform import WaveformConfig
 
 STRIDES = [(2,), (3, 5), (4, 2, 3), (2, 3, 2, 4), (8, 4)]
 
 
-def small_vae(
-    encoder_strides: tuple[int, ...], dilations: tuple[int, ...] = (1, 3), channels: int = 2, stem_stride: int = 1
-) -> VAE:
+def small_vae(encoder_strides: tuple[int, ...], dilations: tuple[int, ...] = (1, 3), channels: int = 2) -> VAE:
     """A VAE of few channels with every weight, bias and statistic random, in float64."""
     config = VAEConfig(
         audio_channels=channels,
         latent_channels=3,
-        hop_length=stem_stride * math.prod(encoder_strides),
-        stem_stride=stem_stride,
-        encoder_width=2,
-        encoder_strides=encoder_strides,
-        decoder_width=3 * 2 ** len(encoder_strides),
-        decoder_strides=encoder_strides[::-1],
-        dilations=dilations,
+        waveform=WaveformConfig(
+            encoder_width=2,
+            encoder_strides=encoder_strides,
+            decoder_width=3 * 2 ** len(encoder_strides),
+            decoder_strides=encoder_strides[::-1],
+            dilations=dilations,
+        ),
     )
     generator = torch.Generator().manual_seed(sum(encoder_strides))
     vae = VAE(config).double().eval().requires_grad_(False)
@@ -75,21 +73,12 @@ def test_decoding_in_chunks_equals_the_whole(strides: tuple[int, ...], sizes: li
         torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", [[1], [7], [0, 1, 2, 5, 16]], ids=str)
-def test_a_stem_streams_too(sizes: list[int]):
-    vae, rng = small_vae((2, 3), stem_stride=4), random.Random(0)
-    audio = torch.randn(1, 2, 24 * 17, dtype=torch.float64)
-    posterior = vae.posterior(audio)
-    mean, std = stream_encode(vae, random_chunks(audio, [24 * size for size in sizes], rng))
-    torch.testing.assert_close(mean, posterior.mean, rtol=0, atol=1e-11)
-    torch.testing.assert_close(std, posterior.std, rtol=0, atol=1e-11)
-    decoded = stream_decode(vae, random_chunks(mean, sizes, rng))
-    torch.testing.assert_close(decoded, vae.decode(mean), rtol=0, atol=1e-12)
-
-
 def test_band_levels_and_shaped_noise_stream_too():
     torch.manual_seed(0)
-    config = dataclasses.replace(small_vae((2, 3), stem_stride=4).config, band_levels=True)
+    layers = BandsConfig(
+        stem_stride=4, encoder_width=2, encoder_strides=(2, 3), decoder_width=12, decoder_strides=(3, 2)
+    )
+    config = VAEConfig(kind="bands", latent_channels=3, bands=layers)
     vae, rng = VAE(config).double().eval(), random.Random(0)
     audio = torch.randn(2, 2, 24 * 17 + 5, dtype=torch.float64)
     posterior = vae.posterior(audio)
@@ -123,7 +112,7 @@ def test_random_architectures(seed: int):
     rng = random.Random(seed)
     strides = tuple(rng.randint(2, 9) for _ in range(rng.randint(1, 3)))
     dilations = tuple(rng.randint(1, 9) for _ in range(rng.randint(0, 2)))
-    vae = small_vae(strides, dilations, channels=rng.randint(1, 3), stem_stride=rng.choice((1, 1, 2, 6)))
+    vae = small_vae(strides, dilations, channels=rng.randint(1, 3))
     latents = torch.randn(1, 3, rng.randint(1, 40), dtype=torch.float64)
     audio = torch.randn(1, vae.config.audio_channels, rng.randint(1, 9 * vae.hop_length), dtype=torch.float64)
     streamed = stream_decode(vae, random_chunks(latents, [1, 2, 3, 11], rng))
@@ -154,19 +143,14 @@ def test_weight_norm_is_folded_into_the_stream():
     [((8, 8, 4, 4), 10), ((16, 8, 4, 2), 7), ((8, 4, 4, 4, 2), 11), ((8, 8, 4, 4, 2), 10)],
 )
 def test_context_of_known_decoders(decoder_strides: tuple[int, ...], context: int):
-    hop_length = math.prod(decoder_strides)
-    config = VAEConfig(
-        hop_length=hop_length,
-        encoder_width=1,
-        encoder_strides=decoder_strides[::-1],
-        decoder_width=32,
-        decoder_strides=decoder_strides,
+    layers = WaveformConfig(
+        encoder_width=1, encoder_strides=decoder_strides[::-1], decoder_width=32, decoder_strides=decoder_strides
     )
-    assert StreamingDecoder(VAE(config)).context_frames == (context, context)
+    assert StreamingDecoder(VAE(VAEConfig(waveform=layers))).context_frames == (context, context)
 
 
 def test_receptive_field_of_the_paper_encoder_is_15_5_latents():
-    encoder = StreamingEncoder(VAE(VAEConfig(encoder_width=1, decoder_width=16)))
+    encoder = StreamingEncoder(VAE(VAEConfig(waveform=WaveformConfig(encoder_width=1, decoder_width=16))))
     before, after = encoder.context_samples
     assert (before + 1024 + after) / 1024 == 15.5
 

@@ -21,6 +21,7 @@ from models.timing import TimingConfig
 from models.tokenizer import train_tokenizer
 from models.unet import UNetConfig
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 
 WIDTH = 16
 UNET = UNetConfig(
@@ -46,8 +47,7 @@ def build_text_encoder() -> TextEncoder:
 
 
 def build_vae() -> VAE:
-    config = VAEConfig(encoder_width=2, encoder_strides=(4, 4, 8, 8), decoder_width=16, decoder_strides=(8, 8, 4, 4))
-    return VAE(config)
+    return VAE(VAEConfig(waveform=WaveformConfig(encoder_width=2, decoder_width=16)))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_loading_draws_no_random_numbers(folder: Path):
 def test_building_for_a_checkpoint_does_not_import_the_compiler():
     code = (
         "import sys\n"
-        "from models.meta import without_weights\n"
+        "from models.checkpoint import without_weights\n"
         "from models.text_to_audio import Conditioner, ConditionerConfig, UNet, UNetConfig\n"
         "with without_weights(): UNet(UNetConfig()), Conditioner(ConditionerConfig())\n"
         "sys.exit('sympy' in sys.modules)"

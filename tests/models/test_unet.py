@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers import FrameNorm
-from models.meta import without_weights
+from models.checkpoint import without_weights
 from models.unet import UNet, UNetConfig
+from models.unet_layers import FrameNorm
 
 TINY = UNetConfig(
     latent_channels=6,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.snake import Snake
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import Snake, WaveformConfig
 
 pytestmark = [
     pytest.mark.parity,
@@ -39,36 +39,43 @@ def our_vae(
         VAEConfig(
             audio_channels=channels,
             latent_channels=latents,
-            hop_length=torch.tensor(strides).prod().item(),  # pyright: ignore[reportArgumentType]
-            encoder_width=encoder_width,
-            encoder_strides=strides,
-            decoder_width=decoder_width,
-            decoder_strides=strides[::-1],
+            waveform=WaveformConfig(
+                encoder_width=encoder_width,
+                encoder_strides=strides,
+                decoder_width=decoder_width,
+                decoder_strides=strides[::-1],
+            ),
         )
     )
 
 
+def layers_of(network: nn.Module) -> nn.Sequential:
+    """Encoder or decoder, as one can cut it."""
+    assert isinstance(network, nn.Sequential)
+    return network
+
+
 def dac_coder(dac: Any, vae: VAE) -> tuple[Any, Any]:
     """Encoder (without our projection to mean and scale) and decoder of the same sizes."""
-    config = vae.config
-    width = config.encoder_width * 2 ** len(config.encoder_strides)
+    config, layers = vae.config, vae.config.waveform
+    width = layers.encoder_width * 2 ** len(layers.encoder_strides)
     return (
-        dac.Encoder(config.encoder_width, list(config.encoder_strides), width),
-        dac.Decoder(config.latent_channels, config.decoder_width, list(config.decoder_strides), config.audio_channels),
+        dac.Encoder(layers.encoder_width, list(layers.encoder_strides), width),
+        dac.Decoder(config.latent_channels, layers.decoder_width, list(layers.decoder_strides), config.audio_channels),
     )
 
 
 def oobleck_vae(oobleck: Any, vae: VAE, folded: bool = True) -> Any:
     """Autoencoder of the same widths; its encoder ends in a convolution of its own."""
-    config = vae.config
-    levels = len(config.encoder_strides)
+    layers = vae.config.waveform
+    levels = len(layers.encoder_strides)
     theirs = oobleck.AutoencoderOobleck(
-        encoder_hidden_size=config.encoder_width,
-        downsampling_ratios=list(config.encoder_strides),
+        encoder_hidden_size=layers.encoder_width,
+        downsampling_ratios=list(layers.encoder_strides),
         channel_multiples=[2 ** (level + 1) for level in range(levels)],
-        decoder_channels=config.decoder_width // 2**levels,
-        decoder_input_channels=config.encoder_width // 2,
-        audio_channels=config.audio_channels,
+        decoder_channels=layers.decoder_width // 2**levels,
+        decoder_input_channels=layers.encoder_width // 2,
+        audio_channels=vae.config.audio_channels,
     )
     return remove_weight_norm(theirs) if folded else theirs
 
@@ -112,11 +119,11 @@ def num_parameters(modules: Iterable[nn.Module]) -> int:
 def test_descript_audio_codec_computes_the_same(dac, strides: tuple[int, ...]):
     vae = our_vae(strides)
     encoder, decoder = (remove_weight_norm(part) for part in dac_coder(dac, vae))
-    copy_to_peer(vae.encoder[:-1], encoder)
+    copy_to_peer(layers_of(vae.encoder)[:-1], encoder)
     copy_to_peer(vae.decoder, decoder)
     audio, latents = torch.randn(2, 1, 9 * vae.hop_length), torch.randn(2, 6, 11)
     with torch.no_grad():
-        torch.testing.assert_close(vae.encoder[:-1](audio), encoder(audio), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layers_of(vae.encoder)[:-1](audio), encoder(audio), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(vae.decoder(latents), decoder(latents), rtol=1e-4, atol=1e-5)
 
 
@@ -124,23 +131,25 @@ def test_descript_audio_codec_has_the_papers_number_of_parameters(dac):
     with torch.device("meta"):
         vae = VAE(VAEConfig(audio_channels=1)).add_weight_norm()
         peers = dac_coder(dac, vae)
-    assert num_parameters([vae.encoder[:-1], vae.decoder]) == num_parameters(peers)
+    assert num_parameters([layers_of(vae.encoder)[:-1], vae.decoder]) == num_parameters(peers)
 
 
 @pytest.mark.parametrize("strides", [(2, 4), (4, 4, 8)])
 def test_diffusers_oobleck_computes_the_same(oobleck, strides: tuple[int, ...]):
     vae = our_vae(strides, channels=2, latents=4)
     theirs = oobleck_vae(oobleck, vae)
-    decoder = vae.decoder[:-1]  # theirs has no tanh and no bias in its last convolution
+    decoder = layers_of(vae.decoder)[:-1]  # theirs has no tanh and no bias in its last convolution
     copy_to_peer(decoder, theirs.decoder)
-    copy_to_peer(vae.encoder[:-2], nn.ModuleList([theirs.encoder.conv1, theirs.encoder.block, theirs.encoder.snake1]))
+    copy_to_peer(
+        layers_of(vae.encoder)[:-2], nn.ModuleList([theirs.encoder.conv1, theirs.encoder.block, theirs.encoder.snake1])
+    )
     audio, latents = torch.randn(2, 2, 9 * vae.hop_length), torch.randn(2, 4, 11)
     with torch.no_grad():
         torch.testing.assert_close(decoder(latents), theirs.decode(latents).sample, rtol=1e-4, atol=1e-5)
         x = theirs.encoder.conv1(audio)
         for block in theirs.encoder.block:
             x = block(x)
-        torch.testing.assert_close(vae.encoder[:-2](audio), theirs.encoder.snake1(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layers_of(vae.encoder)[:-2](audio), theirs.encoder.snake1(x), rtol=1e-4, atol=1e-5)
 
 
 def test_posterior_is_diffusers(oobleck):
@@ -183,7 +192,7 @@ def test_not_slower_than_the_peers(peer: str, request: pytest.FixtureRequest, re
     audio = 0.1 * torch.randn(2, vae.config.audio_channels, 32_768)
     if peer == "dac":
         encoder, decoder = dac_coder(module, vae)
-        projection = nn.Conv1d(vae.config.encoder_width * 16, 8, 1)
+        projection = nn.Conv1d(vae.config.waveform.encoder_width * 16, 8, 1)
         theirs = nn.ModuleList([encoder, projection, decoder])
         step = training_step(theirs, lambda x: decoder(projection(encoder(x))), audio)
         decode: Callable[[Tensor], object] = decoder

@@ -10,14 +10,18 @@ from torch import Tensor
 
 from models.checkpoint import load_part
 from models.vae import VAE, VAEConfig
-from models.vae_layers import quarter_tones_hz
+from models.vae_bands import quarter_tones_hz
+from models.vae_waveform import WaveformConfig
 from tests.train.conftest import train
 from train.band_losses import ToneLoss, tone_peaks
 
-PLAIN = VAEConfig(latent_channels=4, hop_length=16, encoder_strides=(4, 4), decoder_width=16, decoder_strides=(4, 4))
+PLAIN = VAEConfig(latent_channels=4, waveform=WaveformConfig(encoder_width=4, decoder_width=32))
 BANDS = [
-    *("--model.band_levels", "true", "--model.stem_stride", "64", "--tones.weight", "10"),
-    *("--model.encoder_strides", "[4, 4]", "--model.decoder_strides", "[4, 4]"),
+    *("--model.kind", "bands", "--model.bands.stem_stride", "64", "--tones.weight", "10"),
+    *("--model.waveform.encoder_width", "128", "--model.waveform.encoder_strides", "[4, 4, 8, 8]"),
+    *("--model.waveform.decoder_width", "1536", "--model.waveform.decoder_strides", "[8, 8, 4, 4]"),
+    *("--model.bands.encoder_strides", "[4, 4]", "--model.bands.decoder_strides", "[4, 4]"),
+    *("--model.bands.encoder_width", "4", "--model.bands.decoder_width", "32"),
 ]
 
 

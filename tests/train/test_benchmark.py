@@ -13,13 +13,13 @@ CONFIGS = Path(__file__).parents[2] / "configs/tiny"
 @pytest.mark.parametrize(
     ("what", "crop", "operations", "audio_seconds"),
     [
-        ("vae", "samples=4096", ["joint", "joint, adversarial", "decoder, adversarial"], 2 * 4096 / 44_100),
-        ("diffusion", "frames=32", ["step, 32 frames"], 4 * 32 * 1024 / 44_100),
-        ("diffusion", "frames=64", ["step, 32 or 64 frames"], 4 * (0.45 * 64 + 0.55 * 32) * 1024 / 44_100),
+        ("vae", 4_096, ["joint", "joint, adversarial", "decoder, adversarial"], 2 * 4096 / 44_100),
+        ("diffusion", 32_768, ["step, 32 frames"], 4 * 32 * 1024 / 44_100),
+        ("diffusion", 65_536, ["step, 32 or 64 frames"], 4 * (0.45 * 64 + 0.55 * 32) * 1024 / 44_100),
     ],
 )
-def test_every_stage_is_measured(what: str, crop: str, operations: list[str], audio_seconds: float, capsys):
-    options = ["--repeats", "1", "--trainer.accelerator", "cpu", f"--data.crop_{crop}", "--json"]
+def test_every_stage_is_measured(what: str, crop: int, operations: list[str], audio_seconds: float, capsys):
+    options = ["--repeats", "1", "--trainer.accelerator", "cpu", f"--data.crop_samples={crop}", "--json"]
     start([what, "--config", str(CONFIGS / f"{what}.yaml"), *options])
     report = json.loads(capsys.readouterr().out)
     assert [row["operation"] for row in report["results"]] == operations

@@ -102,7 +102,7 @@ def test_tokenizer_learns_the_captions_of_a_folder(tmp_path: Path) -> None:
     for name, caption in (("a", "quokka gallop"), ("b", "quokka chant")):
         soundfile.write(tmp_path / f"{name}.wav", torch.zeros(500, 2).numpy(), 44_100)
         (tmp_path / f"{name}.txt").write_text(caption)
-    data = AudioDataModule(DataConfig(folder=str(tmp_path), crop_samples=100, validation_share=0), 0)
+    data = AudioDataModule(DataConfig(folder=str(tmp_path), crop_samples=1024, validation_share=0), 0)
     assert set(captions(data, 10)) == {"quokka gallop", "quokka chant"}
     tokenizer = prepare_tokenizer(data, 600, 10, tmp_path / "run", None)
     assert "Ġquokka" in tokenizer.get_vocab()

@@ -18,12 +18,13 @@ from data.clips import LatentDataConfig
 from models.queue import QueueConfig
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import train
-from train.diffusion import DEFAULT_CONFIG, FINETUNE_CONFIG, default_config, main
+from train.diffusion import main
+from train.diffusion_setup import default_config
 from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig, known_seconds
 from train.gap import level_losses, prompt_share
 from train.noise_levels import NoiseLevelConfig
 from train.optimisation import OptimiserConfig
-from train.trainer import step_generators
+from train.trainer import CONFIGS, step_generators
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,9 @@ def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str],
     [
         (["--optimiser.name", "muon", "--trainer.strategy", "fsdp"], "muon needs whole matrices on every device"),
         (["--optimiser.name", "sgd"], "optimiser.name"),
+        (["--init_from", "model", "--vae", "other"], "--init_from goes on from a whole model, with its own vae"),
+        (["--data.replay", "3"], "data.replay is for fine-tuning a whole model"),
+        (["--data.latents", "a", "--data.folder", "b"], "give data.folder or data.latents, not both"),
         (["--noise.mixture.queue_weights", "[1, 2]"], "queue_weights must be one for each of the 1 model.queues"),
     ],
 )
@@ -124,10 +128,11 @@ def test_fine_tuning_starts_from_the_whole_model(tmp_path: Path, tiny_run: Path)
 
 @pytest.mark.parametrize(("crop_samples", "window"), [("16384", 32), ("65000", 64)])
 def test_going_on_has_a_configuration_of_its_own(tmp_path: Path, tiny_run: Path, crop_samples: str, window: int):
-    assert default_config(["--run", "runs/x"]) == DEFAULT_CONFIG
+    new, tuning = CONFIGS / "demo/diffusion.yaml", CONFIGS / "finetune/diffusion.yaml"
+    assert default_config(["--run", "runs/x"], new, tuning) == new
     for given in (["--init_from", "model"], ["--run", "runs/x", "--init_from=model"]):
-        assert default_config(given) == FINETUNE_CONFIG
-    options = ["--config", str(FINETUNE_CONFIG), "--init_from", str(tiny_run / "export")]
+        assert default_config(given, new, tuning) == tuning
+    options = ["--config", str(tuning), "--init_from", str(tiny_run / "export")]
     options += ["--run", str(tmp_path / "run"), "--demo.prompts", "[]"]
     small = ["--data.crop_samples", crop_samples, "--data.batch_size", "2", "--data.num_workers", "0"]
     small += ["--trainer.max_steps", "1", "--trainer.validation_batches", "0"]
@@ -146,9 +151,9 @@ def test_fine_tuning_warns_of_latents_unlike_the_models(
             (tmp_path / name / f"{index}.txt").write_text(name)
     model = shutil.copytree(tiny_run / "export", tmp_path / "model")
     latent_statistics.main(model, LatentDataConfig(folder=str(tmp_path / "noise")), force=True)
-    options = ["--init_from", str(model), "--trainer.max_steps", "1", "--data.rehearse", "2", "--data.folder"]
+    options = ["--init_from", str(model), "--trainer.max_steps", "1", "--data.replay", "2", "--data.folder"]
     folder = train("diffusion", tmp_path / "alike", *options, str(tmp_path / "noise"))
-    assert {path.parent.name for path in folder.rglob("train-*.tar")} == {"own", "rehearsed"}
+    assert {path.parent.name for path in folder.rglob("train-*.tar")} == {"own", "replayed"}
     assert "off the checkpoint's statistics" not in caplog.text
     train("diffusion", tmp_path / "unlike", *options, str(tmp_path / "silence"))
     assert "off the checkpoint's statistics" in caplog.text

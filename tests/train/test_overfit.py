@@ -14,7 +14,7 @@ from infer.samplers import draw_noise, make_generators, sample
 from models.schedule import time_grid
 from models.text_to_audio import TextToAudio
 from tests.train.conftest import CONFIGS
-from train import diffusion
+from train import diffusion, diffusion_setup
 
 NAMES = ["rain", "a clock", "a siren on the left", "drums"]
 CHANNELS, FRAMES = 8, 32
@@ -48,7 +48,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tiny_parts: list[str]) -> 
     options = ["--trainer.max_steps", "300", "--optimiser.learning_rate", "4e-3", "--optimiser.final_share", "0.05"]
     logs = ["--trainer.validate_every_steps", "1000", "--trainer.checkpoint_every_steps", "1000"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diffusion, "AudioDataModule", FourClips)
+        patch.setattr(diffusion_setup, "AudioDataModule", FourClips)
         argv = ["--config", str(CONFIGS / "diffusion.yaml"), "--run", str(folder), *tiny_parts, *options, *logs]
         run(diffusion.main, argv=argv)
     return TextToAudio.load(folder / "export")
@@ -56,7 +56,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tiny_parts: list[str]) -> 
 
 @torch.no_grad()
 def test_clips_come_back_by_name(learned: TextToAudio):
-    denoiser = prompt_denoiser(learned, NAMES, GuidanceConfig(scale=1.0), seconds_start=0.0, seconds_total=1.0)
+    denoiser = prompt_denoiser(learned, NAMES, GuidanceConfig(scale=1.0), [(0.0, 1.0)] * len(NAMES))
     noise = draw_noise(make_generators(0, 4), CHANNELS, FRAMES, learned.device)
     latents = sample(denoiser, noise, time_grid(32))
     distance = (latents[:, None] - make_clips()[None]).square().mean(dim=(2, 3))  # (prompts, clips)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from models.checkpoint import load_part, save_part
 from models.discriminator import DiscriminatorConfig
 from models.vae import VAE, VAEConfig
+from models.vae_waveform import WaveformConfig
 from tests.train.conftest import train, weights
 from train.losses import SpectralLossConfig
 from train.optimisation import MAX_BAD_STEPS, OptimiserConfig
@@ -69,11 +70,7 @@ def small_training(
     model = VAEConfig(
         audio_channels=channels,
         latent_channels=4,
-        hop_length=16,
-        encoder_width=4,
-        encoder_strides=(4, 4),
-        decoder_width=16,
-        decoder_strides=(4, 4),
+        waveform=WaveformConfig(encoder_width=4, encoder_strides=(4, 4), decoder_width=16, decoder_strides=(4, 4)),
     )
     spectral = SpectralLossConfig(window_lengths=(64,))
     return VAETraining(
@@ -253,8 +250,14 @@ def test_a_checkpoint_that_does_not_fit_lists_every_kind_of_difference(tmp_path:
         (["--model.sample_rate", "48000"], "sample_rate must be the data's 44100"),
         (["--data.num_validation", "0"], "num_validation must be at least 1"),
         (["--trainer.accumulate_grad_batches", "2"], "cannot accumulate gradients"),
-        (["--model.hop_length", "512"], "multiply to the hop length 512"),
+        (["--model.waveform.encoder_strides", "[8, 8]"], "have the same product, the hop length"),
         (["--init_from", "nowhere"], "no model in nowhere"),
+        (["--data.crop_samples", "1"], "data.crop_samples must be in [1024, "),
+        (
+            ["--loss.spectral.window_lengths", "[65536]"],
+            "data.crop_samples must hold the longest window, 65536 samples",
+        ),
+        (["--data.latents", "runs"], "data.latents and data.replay are for train.diffusion"),
         (["--train", "tones"], "--train tones needs a trained autoencoder"),
     ],
 )

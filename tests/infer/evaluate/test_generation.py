@@ -9,15 +9,14 @@ import torch
 
 from infer.evaluate import generation
 from infer.evaluate.generation import GenerationConfig, Request, clip_path, make_clips, read_clip
-from infer.fifo import FifoConfig
-from infer.fifo.guards import GuardConfig
-from infer.fifo.stream import EndlessStream
-from infer.fifo.stream_config import StreamConfig
+from infer.fifo import EndlessStream, QueueOptions, StreamConfig
 from infer.fifo.timing import StreamTiming
 from infer.guidance import GuidanceConfig
 from models.text_to_audio import TextToAudio
 
 REQUESTS = [Request(prompt=text, seed=seed, seconds=0.5) for seed, text in enumerate(("rain", "wind", "a clock"))]
+
+QUEUE = QueueOptions(context_frames=8, chunk_frames=8, num_chunks=2, steps_per_shift=1)
 
 
 @pytest.fixture
@@ -29,7 +28,11 @@ def test_names_depend_on_what_the_sound_depends_on(config: GenerationConfig, tmp
     first = clip_path(tmp_path, config, REQUESTS[0])
     for same in (replace(config, batch_size=7), replace(config, processes=3), replace(config, skip_seconds=1.0)):
         assert clip_path(tmp_path, same, REQUESTS[0]) == first
-    others = [replace(config, num_steps=3), replace(config, guidance_scale=1.0), replace(config, mode="fifo")]
+    others = [
+        replace(config, num_steps=3),
+        replace(config, guidance=GuidanceConfig(scale=1.0)),
+        replace(config, mode="fifo"),
+    ]
     paths = [clip_path(tmp_path, other, REQUESTS[0]) for other in others]
     paths += [clip_path(tmp_path, config, replace(REQUESTS[0], seed=9)), clip_path(tmp_path, config, REQUESTS[1])]
     assert len({first, *paths}) == 6
@@ -66,8 +69,7 @@ def test_two_processes_make_the_same_clips(config: GenerationConfig, tmp_path: P
 
 
 def test_streams_begin_after_what_is_skipped(config: GenerationConfig, tmp_path: Path):
-    queue = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
-    whole = replace(config, mode="fifo", fifo=queue)
+    whole = replace(config, mode="fifo", stream=StreamConfig(queue=QUEUE))
     skipped = replace(whole, skip_seconds=0.25)
     long = read_clip(make_clips(tmp_path, whole, [replace(REQUESTS[0], seconds=0.75)])[0])
     late = read_clip(make_clips(tmp_path, skipped, REQUESTS[:1])[0])
@@ -82,12 +84,9 @@ def test_streams_begin_after_what_is_skipped(config: GenerationConfig, tmp_path:
 def test_streams_are_those_of_infer_fifo(
     config: GenerationConfig, tiny_model: TextToAudio, tmp_path: Path, mode: Literal["steady", "null"]
 ):
-    queue = FifoConfig(context=8, chunk=8, num_chunks=2, micro_steps=1)
-    streams = replace(config, mode="fifo", fifo=queue, timing=mode)
-    got = read_clip(make_clips(tmp_path, streams, REQUESTS[:1])[0])
-    guidance = GuidanceConfig(scale=config.guidance_scale, rescale=config.guidance_rescale)
-    plain = StreamConfig(fifo=queue, guidance=guidance, timing=StreamTiming(mode=mode), guards=GuardConfig(pull=0.0))
-    expected = EndlessStream(tiny_model, "rain", plain).read(0.5)
+    stream = StreamConfig(queue=QUEUE, timing=StreamTiming(mode=mode))
+    got = read_clip(make_clips(tmp_path, replace(config, mode="fifo", stream=stream), REQUESTS[:1])[0])
+    expected = EndlessStream(tiny_model, "rain", stream).read(0.5)[0]
     torch.testing.assert_close(got[:, :-882], expected[:, :-882], atol=1e-4, rtol=0)  # but for the fade
 
 

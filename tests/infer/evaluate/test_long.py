@@ -12,25 +12,28 @@ from infer.evaluate import long, long_measures
 from infer.evaluate.long_experiments import variants
 from infer.evaluate.long_figures import LENGTHS, SPECTROGRAMS
 from infer.evaluate.results import Results
-from infer.fifo.config import FifoConfig
-from infer.fifo.stream_config import StreamConfig
+from infer.fifo import QueueOptions, StreamConfig
+from infer.guidance import GuidanceConfig
+from models.queue import QueueConfig
 
 BASE = StreamConfig()
+QUEUE = QueueConfig()
 
 
 def test_experiments():
     labels = {
-        name: [variant.label for variant in variants(name, BASE, 60.0)] for name in ("E1", "E2", "E3", "E5", "E6", "E7")
+        name: [variant.label for variant in variants(name, BASE, QUEUE, 60.0)]
+        for name in ("E1", "E2", "E3", "E5", "E6", "E7")
     }
     assert labels["E1"] == ["offline", "equal", "initial", "middle", "last", "ours"]
     assert labels["E3"] == ["10 s", "30 s", "60 s"]
     assert labels["E5"][0] == "fifo"
     assert all(len(set(found)) == len(found) for found in labels.values())
-    assert [variant.seconds for variant in variants("E4", BASE, 45.0)] == [10.0, 30.0, 45.0]
+    assert [variant.seconds for variant in variants("E4", BASE, QUEUE, 45.0)] == [10.0, 30.0, 45.0]
 
 
 def test_steps_of_the_second_experiment():
-    steps = {variant.label: variant.config.fifo.num_steps for variant in variants("E2", BASE, 10.0)}
+    steps = {variant.label: variant.config.queue.of(QUEUE).num_steps for variant in variants("E2", BASE, QUEUE, 10.0)}
     assert steps == {
         "200 equal": 200,
         "250 equal": 250,
@@ -41,19 +44,19 @@ def test_steps_of_the_second_experiment():
 
 
 def test_parts_change_one_thing():
-    configured, *others = variants("E6", BASE, 10.0)
-    assert configured.config == BASE
+    configured, *others = (variant.config for variant in variants("E6", BASE, QUEUE, 10.0))
+    assert configured.queue.of(QUEUE) == QUEUE
     for other in others:
-        assert other.config.fifo != BASE.fifo
-        assert other.config.guidance == BASE.guidance
-        assert other.config.fifo.queue_frames == BASE.fifo.queue_frames
+        assert (other.queue != configured.queue) + (other.sampling != configured.sampling) == 1
+        assert other.guidance == BASE.guidance
+        assert other.queue.of(QUEUE).queue_frames == QUEUE.queue_frames
 
 
 def test_guards_are_each_alone():
-    none, *others = (variant.config for variant in variants("E7", BASE, 10.0))
-    assert none.guards.pull == 0
+    none, *others = (variant.config for variant in variants("E7", BASE, QUEUE, 10.0))
+    assert none.guard.pull == 0
     for other in others:
-        assert sum(getattr(other, part) != getattr(none, part) for part in ("fifo", "guards", "timing")) == 1
+        assert sum(getattr(other, part) != getattr(none, part) for part in ("queue", "guard", "timing")) == 1
 
 
 def test_measured_stream():
@@ -95,7 +98,14 @@ def test_seams_of_latents():
 
 
 def test_command(tiny_folder: Path, tmp_path: Path):
-    queue = ["--stream.fifo.num_chunks", "2", "--stream.fifo.micro_steps", "1", "--stream.fifo.context", "8"]
+    queue = [
+        "--stream.queue.num_chunks",
+        "2",
+        "--stream.queue.steps_per_shift",
+        "1",
+        "--stream.queue.context_frames",
+        "8",
+    ]
     where = ["--model", str(tiny_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
     argv = ["E3", "--seconds", "8", "--prompts", "2", "--report_clips", "1", *queue, *where]
     run(long.main, argv=argv, positionals=long.POSITIONALS)
@@ -113,13 +123,13 @@ def test_command(tiny_folder: Path, tmp_path: Path):
     run(long.main, argv=argv, positionals=long.POSITIONALS)  # the streams are there: the costs are those of the first
     again = {(score.measure, score.subject): score for score in Results.load(tmp_path / "out").scores}
     assert again["real-time factor", "8 s"].value == scores["real-time factor", "8 s"].value
-    other = variants("E3", dataclasses.replace(BASE, clean_scale=2.0), 8.0)[0]
-    assert long.stream_key(other, "rain 0", {}) != long.stream_key(variants("E3", BASE, 8.0)[0], "rain 0", {})
+    other = variants("E3", dataclasses.replace(BASE, guidance=GuidanceConfig(scale=2.0)), QUEUE, 8.0)[0]
+    assert long.stream_key(other, "rain 0", {}) != long.stream_key(variants("E3", BASE, QUEUE, 8.0)[0], "rain 0", {})
     with pytest.raises(ValueError, match="at least 8 s"):
         long.main("E3", seconds=2.0)
 
 
 def test_queue_of_the_base_is_valid():
     for experiment in ("E1", "E2", "E5", "E6"):
-        for variant in variants(experiment, StreamConfig(fifo=FifoConfig(num_chunks=4)), 10.0):
-            assert variant.config.fifo.num_steps >= 1
+        for variant in variants(experiment, StreamConfig(queue=QueueOptions(num_chunks=4)), QUEUE, 10.0):
+            assert variant.config.queue.of(QUEUE).num_steps >= 1

@@ -2,7 +2,8 @@
 
 import pytest
 
-from infer.fifo.cues import Blend, Cue, CueMode, CueSheet, Text
+from infer.fifo.cues import Cue, CueConfig, CueMode, CueSheet
+from models.texts import Blend, Text
 
 CHUNK, QUEUE = 4, 12
 
@@ -51,9 +52,10 @@ def test_forgetting_what_is_over_changes_nothing(mode: CueMode):
     made = [Cue(6 + 10 * k, f"text {k}", mode, 7 if mode == "glide" else 0) for k in range(5)]
     kept, forgetful = sheet(*made), sheet(*made)
     for front in range(0, 80, CHUNK):
-        forgetful.advance(front)
-        assert texts(forgetful, front) == texts(kept, front)
-    assert forgetful.state_dict() == {"prompt": "text 4", "cues": []}
+        forgetful.move_to(front)
+        assert forgetful.frame_texts == texts(forgetful, front) == texts(kept, front)
+    assert forgetful.num_cues == 0
+    assert set(forgetful.frame_texts) == {"text 4"}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,37 @@ def test_when_a_change_is_heard(cue: Cue, heard: tuple[int, int]):
 
 
 def test_state_is_plain_and_comes_back():
-    cues = sheet(Cue(6, "wind", "glide", 5), Cue(9, "birds", "bind"))
+    cues = sheet(Cue(6, "wind", "glide", 5), Cue(9, Blend("birds", "bees", 0.3), "bind"))
+    cues.move_to(4)
     other = CueSheet("?", CHUNK, QUEUE)
     other.load_state_dict(cues.state_dict())
     assert [texts(other, front) for front in (0, 4, 8, 12)] == [texts(cues, front) for front in (0, 4, 8, 12)]
+    assert other.move_to(8) == cues.move_to(8)
+
+
+def test_changes_under_way_are_reported_and_planned_ones_are_not():
+    planned = sheet(Cue(30, "wind", "bind"))
+    assert not any(planned.move_to(front).is_under_way for front in range(0, 60, CHUNK))
+    switched = sheet(Cue(30, "wind", "switch"))
+    assert [front for front in range(0, 60, CHUNK) if switched.move_to(front).is_under_way] == [28]
+    late = sheet()
+    late.move_to(0)
+    late.add(Cue(10, "wind", "bind"), 4, 16)
+    assert [front for front in (4, 8, 12) if late.move_to(front).is_under_way] == [4]
+
+
+def test_the_text_at_the_front_changes_once():
+    cues = sheet(Cue(18, "wind", "bind"))
+    assert [front for front in range(0, 60, CHUNK) if cues.move_to(front).is_at_front] == [20]
+    restored = sheet()
+    saved = sheet(Cue(8, "wind", "switch"), Cue(30, "birds", "bind"))
+    for front in (0, 4, 8):
+        saved.move_to(front)
+    restored.load_state_dict(saved.state_dict())
+    assert not restored.move_to(12).is_at_front  # the wind is heard already
+
+
+def test_bad_glides():
+    for seconds in (0.0, -3.0, float("nan"), 1e9):
+        with pytest.raises(ValueError, match="glide_seconds must lie above 0"):
+            CueConfig(glide_seconds=seconds)

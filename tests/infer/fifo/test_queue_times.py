@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from infer.fifo.config import FifoConfig
 from infer.fifo.queue import Fifo
 from models.queue import QueueConfig, queue_times
 from models.schedule import time_grid
@@ -18,11 +17,10 @@ def test_a_stream_shows_the_times_of_filling_full_and_draining_queues():
         shown.append(t[0].clone())
         return torch.zeros_like(x)
 
-    config = FifoConfig(context=4, chunk=2, num_chunks=3, micro_steps=2, focus="last", factor=2.0)
-    fifo = Fifo(denoise, config, channels=1, generators=[torch.Generator()])
+    grid = time_grid(6, "last", 2.0)
+    fifo = Fifo(denoise, QUEUE, grid, channels=1, generators=[torch.Generator()])
     fifo.end_after(6)
     assert len(list(fifo)) == 6
-    grid = time_grid(6, "last", 2.0)
     rounds = [(2, None, 0), (1, None, 0)]  # filling: lag, chunks, context frames
     rounds += [(0, 3, 0), (0, 3, 2), (0, 3, 4), (0, 3, 4)]  # full
     rounds += [(0, 2, 4), (0, 1, 4)]  # draining

@@ -15,7 +15,7 @@ def timeline(
     known: float | None = None,
 ) -> Timeline:
     timing = StreamTiming(mode=mode, ending=ending, piece_seconds=piece)
-    return Timeline(timing, table_seconds=480, known_seconds=known, window_seconds=5.0, total_seconds=total)
+    return Timeline(timing, max_seconds=480, known_seconds=known, window_seconds=5.0, total_seconds=total)
 
 
 def test_null_and_steady_never_change():
@@ -23,6 +23,11 @@ def test_null_and_steady_never_change():
     assert {timeline().at(t) for t in (0, 10, 1e6)} == {(120, 360)}
     assert timeline("steady", known=60).at(3) == (20, 60)
     assert timeline("steady", known=90, piece=60).at(3) == (20, 60)
+
+
+def test_a_model_without_timing_is_told_nothing():
+    told = Timeline(StreamTiming(), max_seconds=None, known_seconds=None, window_seconds=5.0, total_seconds=None)
+    assert told.at(3.0) == (None, None)
 
 
 @pytest.mark.parametrize(("longest", "start"), [(20, 20 / 3), (12, 3.5), (6, 0.5), (4, 0)])
@@ -56,6 +61,10 @@ def test_what_cannot_be():
         timeline("true")
     with pytest.raises(ValueError, match="need the length"):
         timeline(ending=True)
+    with pytest.raises(ValueError, match="cannot be told"):
+        Timeline(
+            StreamTiming(mode="null"), max_seconds=None, known_seconds=None, window_seconds=5.0, total_seconds=None
+        )
     for piece in (0, 481):
         with pytest.raises(ValueError, match=f"got {piece}"):
             timeline("steady", piece=piece)
