@@ -173,7 +173,7 @@ class EndlessStream(Iterator[Tensor]):
         front = self._fifo.position + self._offset
         frame = front if seconds is None else max(front, round(seconds * self.frames_per_second))
         glide_frames = max(1, round(glide_seconds * self.frames_per_second)) if mode == "glide" else 0
-        self.model.rows(text, self._timeline.at(self.seconds), self.config.guidance.scale)  # while there is time
+        self.model.rows(text, self._timeline.at(self.seconds), self.config.guidance.scale, 1.0)  # while there is time
         begin = complete = 0
         for sheet in self._sheets if stream is None else [self._sheets[stream]]:
             begin, complete = sheet.add(Cue(frame, text, mode, glide_frames), front, self._fifo.entered + self._offset)

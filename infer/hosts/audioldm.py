@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from infer.hosts.conditioning import NamedConditioning
 from infer.hosts.mel_host import MelHost
 from infer.hosts.pipelines import load_part, require_diffusers
+from models.errors import UserError
 from models.queue import QueueConfig
-from models.texts import Blend, Text, blend_tokens
+from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
 from models.timing import Position
 
 
@@ -42,7 +43,13 @@ class AudioLDM(MelHost):
             scheduler=load_part(folder, "scheduler", diffusers.DDIMScheduler),
         )
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[NamedConditioning, float]]:  # noqa: ARG002
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float = 0.0,  # noqa: ARG002
+    ) -> list[tuple[NamedConditioning, float]]:
         """Return the one row of classifier-free guidance; the model is told nothing of time."""
         return [(NamedConditioning({"class_labels": self.vector(text)}), guidance_scale)]
 
@@ -53,6 +60,8 @@ class AudioLDM(MelHost):
     @torch.no_grad()
     def vector(self, text: Text) -> Tensor:
         """Embed a text, (1, width) of norm 1; a blend is interpolated on the sphere."""
+        if isinstance(text, Spoken):
+            raise UserError(NOT_SPEAKING)
         if isinstance(text, Blend):
             start, end = self.vector(text.start), self.vector(text.end)
             return blend_tokens(start[:, None], end[:, None], text.weight)[:, 0]

@@ -16,7 +16,7 @@ from infer.hosts.mel_host import MelHost
 from infer.hosts.pipelines import load_part, part_type, require_diffusers
 from models.errors import UserError
 from models.queue import QueueConfig
-from models.texts import Blend, Text, blend_tokens
+from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
 from models.timing import Position
 
 NUM_GENERATED = 8
@@ -65,7 +65,13 @@ class AudioLDM2(MelHost):
             scheduler=load_part(folder, "scheduler", diffusers.DDIMScheduler),
         )
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[NamedConditioning, float]]:  # noqa: ARG002
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float = 0.0,  # noqa: ARG002
+    ) -> list[tuple[NamedConditioning, float]]:
         """Return the one row of classifier-free guidance; the model is told nothing of time."""
         return [(self.condition(text), guidance_scale)]
 
@@ -81,6 +87,8 @@ class AudioLDM2(MelHost):
             num_tokens: length that the T5's tokens are padded to. The published pipeline pads the empty text to the
                 prompt's length, which moves the positions of the generated states; here nothing is padded.
         """
+        if isinstance(text, Spoken):
+            raise UserError(NOT_SPEAKING)
         if isinstance(text, Blend):
             start, end = (self.condition(part).tensors for part in (text.start, text.end))
             names = ("encoder_hidden_states", "encoder_hidden_states_1")

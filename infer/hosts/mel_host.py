@@ -20,6 +20,7 @@ from infer.hosts.mel_windows import MelWindows, WindowConfig
 from infer.hosts.noise_clock import NoiseClock, velocity_from_eps
 from infer.hosts.vocoder import ResamplerStream, vocoder_stream
 from models.errors import UserError
+from models.fingerprint import weights_fingerprint
 
 SAMPLE_RATE = 44_100
 TRAINED_SECONDS = 10.24
@@ -114,6 +115,10 @@ class MelHost(nn.Module):
     def decoder(self) -> "MelDecoder":
         """Return a new streamed decoding."""
         return MelDecoder(self, self.windows)
+
+    def fingerprint(self) -> str:
+        """Return 16 digits that change with any weight."""
+        return weights_fingerprint(self)
 
     def encode(self, audio: Tensor) -> Tensor:  # noqa: ARG002
         """Refuse: the published decoders come without the front end that made their spectrograms."""

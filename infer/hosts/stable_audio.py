@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from infer.hosts.chunk_times import ChunkTimes
 from infer.hosts.conditioning import NamedConditioning
 from infer.hosts.pipelines import load_part, require_diffusers
+from models.errors import UserError
+from models.fingerprint import weights_fingerprint
 from models.queue import QueueConfig
 from models.streaming import StreamingDecoder, StreamingEncoder
-from models.texts import Blend, Spoken, Text, blend_tokens
+from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
 from models.timing import Position
 from models.vae import VAE
 
@@ -96,7 +98,13 @@ class StableAudioOpen(nn.Module):
         """Return t at positions 0 (clean) to 1 (noise): its own noise time is the same."""
         return position
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[NamedConditioning, float]]:
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float = 0.0,  # noqa: ARG002
+    ) -> list[tuple[NamedConditioning, float]]:
         """Return the one row of classifier-free guidance."""
         return [(self.condition(text, position), guidance_scale)]
 
@@ -124,7 +132,7 @@ class StableAudioOpen(nn.Module):
         if isinstance(text, Blend):
             return blend_tokens(self._tokens(text.start), self._tokens(text.end), text.weight)
         if isinstance(text, Spoken):
-            return self._tokens(text.description)
+            raise UserError(NOT_SPEAKING)
         tokens = self.tokenizer(
             text,
             padding="max_length",
@@ -145,6 +153,10 @@ class StableAudioOpen(nn.Module):
         rotary = get_1d_rotary_pos_embed(width, positions, use_real=True, repeat_interleave_real=False)
         given = {name: tensor.to(latents) for name, tensor in conditioning.tensors.items()}
         return self._chunk_times(latents, t, given["text"], given["globals"], rotary)
+
+    def fingerprint(self) -> str:
+        """Return 16 digits that change with any weight."""
+        return weights_fingerprint(self)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode whole clips to audio (batch, 2, samples)."""

@@ -52,19 +52,15 @@ class VoiceLDM(MelHost):
         content_encoder: Any,
         content_tokenizer: Any,
         durator: Durator,
-        content: str = NO_CONTENT,
-        content_scale: float = 7.0,
         **parts: Any,
     ):
         super().__init__(**parts)
         self.clap, self.clap_tokenizer = clap, clap_tokenizer
         self.content_encoder, self.content_tokenizer = content_encoder, content_tokenizer
         self.durator = durator
-        self.content = content
-        self.content_scale = content_scale
 
     @classmethod
-    def load(cls, folder: Path, content: str = NO_CONTENT, content_scale: float = 7.0) -> "VoiceLDM":
+    def load(cls, folder: Path) -> "VoiceLDM":
         """Load the published file and the parts beside it.
 
         Raises:
@@ -80,28 +76,36 @@ class VoiceLDM(MelHost):
             content_encoder=_content_encoder(folder, _with_prefix(weights, "text_encoder.encoder.")),
             content_tokenizer=load_part(folder, "speecht5_tts", SpeechT5Tokenizer),
             durator=_durator(_with_prefix(weights, "durator.")),
-            content=content,
-            content_scale=content_scale,
             unet=_unet(diffusers, _with_prefix(weights, "unet.")),
             vae=load_part(folder / "audioldm-m-full", "vae", diffusers.AutoencoderKL),
             vocoder=load_part(folder / "audioldm-m-full", "vocoder", SpeechT5HifiGan),
             scheduler=load_part(folder / "audioldm-m-full", "scheduler", diffusers.DDIMScheduler),
         )
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[NamedConditioning, float]]:  # noqa: ARG002
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float,
+    ) -> list[tuple[NamedConditioning, float]]:
         """Return the rows with both, description alone and content alone, whose weights are 1, w_d and w_c."""
-        description, content = (text.description, text.content) if isinstance(text, Spoken) else (text, self.content)
+        description, content = (text.description, text.content) if isinstance(text, Spoken) else (text, NO_CONTENT)
         described, undescribed = self.vector(description), self.vector("")
         spoken, silent = self.contents(content)
         return [
             (self._condition(described, spoken), 1.0),
             (self._condition(described, silent), guidance_scale),
-            (self._condition(undescribed, spoken), self.content_scale),
+            (self._condition(undescribed, spoken), content_scale),
         ]
 
     def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:  # noqa: ARG002
-        """Return the row without description (or with the negative one) and without content."""
-        return self._condition(self.vector(negative_prompt or ""), self.contents(self.content)[1])
+        """Return the row without description (or with the negative one) and without content.
+
+        It is encoded by itself, where the published code pads it to the content's length: its last character differs
+        a little.
+        """
+        return self._condition(self.vector(negative_prompt or ""), self.contents(NO_CONTENT)[1])
 
     def _condition(self, vector: Tensor, content: Tensor) -> NamedConditioning:
         padding = {"encoder_hidden_states": self.durator.output.bias}
