@@ -48,12 +48,12 @@ class AudioLDM(MelHost):
         text: Text,
         position: Position,
         guidance_scale: float,
-        content_scale: float = 0.0,  # noqa: ARG002
+        content_scale: float = 0.0,
     ) -> list[tuple[NamedConditioning, float]]:
         """Return the one row of classifier-free guidance; the model is told nothing of time."""
         return [(NamedConditioning({"class_labels": self.vector(text)}), guidance_scale)]
 
-    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:  # noqa: ARG002
+    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
         """Return the vector of the negative prompt, or of the empty text, which training dropped prompts to."""
         return NamedConditioning({"class_labels": self.vector(negative_prompt or "")})
 

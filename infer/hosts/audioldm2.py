@@ -70,12 +70,12 @@ class AudioLDM2(MelHost):
         text: Text,
         position: Position,
         guidance_scale: float,
-        content_scale: float = 0.0,  # noqa: ARG002
+        content_scale: float = 0.0,
     ) -> list[tuple[NamedConditioning, float]]:
         """Return the one row of classifier-free guidance; the model is told nothing of time."""
         return [(self.condition(text), guidance_scale)]
 
-    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:  # noqa: ARG002
+    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
         """Return the row of the negative prompt, or of the empty text."""
         return self.condition(negative_prompt or "")
 

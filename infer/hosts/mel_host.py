@@ -120,7 +120,7 @@ class MelHost(nn.Module):
         """Return 16 digits that change with any weight."""
         return weights_fingerprint(self)
 
-    def encode(self, audio: Tensor) -> Tensor:  # noqa: ARG002
+    def encode(self, audio: Tensor) -> Tensor:
         """Refuse: the published decoders come without the front end that made their spectrograms."""
         raise UserError("this model cannot continue or edit a sound: it has no way from audio to latents")
 

@@ -103,7 +103,7 @@ class StableAudioOpen(nn.Module):
         text: Text,
         position: Position,
         guidance_scale: float,
-        content_scale: float = 0.0,  # noqa: ARG002
+        content_scale: float = 0.0,
     ) -> list[tuple[NamedConditioning, float]]:
         """Return the one row of classifier-free guidance."""
         return [(self.condition(text, position), guidance_scale)]

@@ -99,7 +99,7 @@ class VoiceLDM(MelHost):
             (self._condition(undescribed, spoken), content_scale),
         ]
 
-    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:  # noqa: ARG002
+    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
         """Return the row without description (or with the negative one) and without content.
 
         It is encoded by itself, where the published code pads it to the content's length: its last character differs
