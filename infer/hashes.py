@@ -1,7 +1,10 @@
-"""Hashes of weight files, for the record of a result."""
+"""Hashes of weights, for the record of a result, and of source files, so that no cache outlives a change of code."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NUM_DIGITS = 16
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar")
@@ -26,3 +29,27 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     if not paths:
         raise FileNotFoundError(f"no model in {folder}: expected a folder with config.json and safetensors")
     return {path.name: file_hash(path) for path in paths}
+
+
+@lru_cache
+def source_hash(*places: str, without: tuple[str, ...] = ()) -> str:
+    """Hash of the source of modules and of all modules in packages, given as paths in the project.
+
+    Coarse on purpose: another comment is another hash, so that nothing has to say what depends on what.
+
+    Args:
+        without: packages in them that are left out.
+
+    Raises:
+        FileNotFoundError: there is nothing at a place.
+    """
+    digest = hashlib.sha256()
+    for place in places:
+        found = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+        if not found:
+            raise FileNotFoundError(f"no source in {place}")
+        for path in found:
+            name = path.relative_to(ROOT).as_posix()
+            if not name.startswith(tuple(f"{package}/" for package in without)):
+                digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:NUM_DIGITS]

@@ -25,13 +25,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.cli import run
 from infer.fifo.config import IMPORTANCE, QueueOptions, StreamConfig
 from infer.fifo.stream import EndlessStream
+from infer.pictures import new_figure
 from models.checkpoint import SHIPPED_MODEL, save_config
 from models.device import resolve_device
 from models.errors import UserError
@@ -186,7 +186,7 @@ def report(layers: list[LayerAttention]) -> dict:
 
 def draw(values: dict, path: Path) -> None:
     """Draw the averaged map of the queue, and each layer's attention to its slots."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = new_figure(11, 4.5)
     left, right = figure.subplots(1, 2)
     image = left.imshow(values["map"], origin="lower", cmap="magma")
     left.set(xlabel="key: slot, 1 is next to leave", ylabel="query: slot", title="attention, averaged (1 is even)")
@@ -202,7 +202,7 @@ def draw(values: dict, path: Path) -> None:
     right.set(xlabel="key: slot, noisier to the right", ylabel="attention (1 is even)", title=f"{scores}")
     right.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 def main(

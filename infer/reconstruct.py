@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
+from statistics import median
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioFile, AudioReadError
 from data.audio_writer import WRITER_SUFFIXES, AudioWriter
 from data.cli import run
 from data.encoding import reconstruct
-from infer.reconstruction_metrics import ReconstructionMetrics, ReconstructionReport
+from infer.metrics.reconstruction import ReconstructionMetrics, ReconstructionReport
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.errors import UserError
@@ -123,12 +124,17 @@ def reconstruct_file(vae: VAE, source: Path, target: Path, measure: bool) -> Rec
 
 
 def format_table(reports: dict[str, ReconstructionReport]) -> str:
-    """One line per file and one for their mean, tab-separated after a header."""
+    """One line per file and one for their median, tab-separated after a header.
+
+    The median, because one nearly silent file makes a distance of thousands; silent ones have none and are counted.
+    """
     names = [field.name for field in dataclasses.fields(ReconstructionReport)]
     rows = {name: [getattr(report, metric) for metric in names] for name, report in reports.items()}
     if len(rows) > 1:
         known = [[value for value in column if value is not None] for column in zip(*rows.values(), strict=True)]
-        rows["mean"] = [sum(values) / len(values) if values else None for values in known]
+        num_silent = sum(report.is_silent for report in reports.values())
+        title = "median" + (f" ({num_silent} of {len(reports)} silent or constant)" if num_silent else "")
+        rows[title] = [median(values) if values else None for values in known]
     lines = [["file", *names]]
     lines += [[name, *("-" if v is None else f"{v:.3f}" for v in values)] for name, values in rows.items()]
     return "".join("\t".join(line) + "\n" for line in lines)

@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import matplotlib.figure
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,11 +18,11 @@ from tqdm import tqdm
 
 from data.audio_writer import write_audio
 from data.interrupts import Interrupts
+from infer.pictures import draw_spectrograms
 
 logger = logging.getLogger(__name__)
 
 RESUME_NAME = "last.ckpt"
-SPECTROGRAM_WINDOW = 2048
 
 
 class TrainingModule(Protocol):
@@ -197,26 +195,11 @@ class Demos(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for name, audio in sounds.items():
             audio = audio.detach().float().cpu().clamp(-1, 1)
-            figure = spectrogram_figure(audio, self.sample_rate, name)
+            channels = {f"channel {index}": channel for index, channel in enumerate(audio, start=1)}
+            figure = draw_spectrograms(name, channels)
             write_audio(folder / f"{name}.wav", audio, self.sample_rate)
             figure.savefig(folder / f"{name}.png")
             for log in trainer.loggers:
                 if isinstance(log, TensorBoardLogger):
                     log.experiment.add_audio(name, audio.mean(dim=0, keepdim=True), steps, self.sample_rate)
                     log.experiment.add_figure(name, figure, steps)
-
-
-def spectrogram_figure(audio: Tensor, sample_rate: int, title: str) -> matplotlib.figure.Figure:
-    """Draw the log spectrogram of every channel: audio (channels, samples)."""
-    window = torch.hann_window(SPECTROGRAM_WINDOW)
-    spectrum = torch.stft(
-        audio, SPECTROGRAM_WINDOW, SPECTROGRAM_WINDOW // 4, window=window, normalized=True, return_complex=True
-    )
-    decibels = 20 * (spectrum.abs() + 1e-5).log10()  # (channels, bins, time)
-    figure = matplotlib.figure.Figure(figsize=(10, 2.5 * len(audio)), layout="constrained")
-    extent = (0, audio.shape[-1] / sample_rate, 0, sample_rate / 2000)
-    for axes, channel in zip(figure.subplots(len(audio), 1, squeeze=False)[:, 0], decibels, strict=True):
-        axes.imshow(channel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-90, vmax=10)
-        axes.set(ylabel="kHz", ylim=(0, 16))
-    figure.suptitle(title)
-    return figure

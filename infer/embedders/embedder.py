@@ -135,11 +135,6 @@ class Embedder:
             torch.cat(logits).float().cpu() if logits else None,
         )
 
-    @property
-    def has_text(self) -> bool:
-        """Whether prompts can be embedded too."""
-        return self._text is not None
-
     @torch.no_grad()
     def embed_text(self, prompts: list[str]) -> Tensor:
         """Embed prompts in the same space: (batch, width).

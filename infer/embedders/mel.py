@@ -7,14 +7,12 @@ audio (channels, samples), 44,100 Hz; features (208,) float64; windows (1, 2, sa
 """
 
 import itertools
-from functools import lru_cache
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from infer.embedders.embedder import Embedded, Preprocessing
-from infer.metrics.facts import frame_spectra
+from infer.metrics.spectra import frame_spectra, mel_bank
 
 PREPROCESSING = Preprocessing(sample_rate=44_100, channels="stereo")
 FFT_SIZE, HOP_SIZE, NUM_BANDS = 2048, 512, 40
@@ -22,16 +20,9 @@ LEVEL_FLOOR = 1e-2  # of the mean power: faint parts of a sound, which an autoen
 MODULATION_EDGES_HZ = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 43.0)
 
 
-@lru_cache(maxsize=1)
-def _bands() -> Tensor:
-    return torchaudio.functional.melscale_fbanks(
-        FFT_SIZE // 2 + 1, 30.0, 16_000.0, NUM_BANDS, 44_100, norm="slaney", mel_scale="slaney"
-    ).double()
-
-
 def sound_features(audio: Tensor) -> Tensor:
     """Describe a sound of a few seconds, whatever its level and side: (208,)."""
-    power = frame_spectra(audio, FFT_SIZE, HOP_SIZE) @ _bands()  # (frames, bands)
+    power = frame_spectra(audio, FFT_SIZE, HOP_SIZE) @ mel_bank(FFT_SIZE, NUM_BANDS, 30.0, 16_000.0)  # (frames, bands)
     power = power / (power.sum(dim=1).mean() + 1e-12)
     levels = (power + LEVEL_FLOOR).log()
     quantiles = torch.quantile(levels, torch.tensor([0.1, 0.9], dtype=levels.dtype), dim=0)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.audio import read_audio
 from infer.embedders import Embedder
-from infer.hashes import file_hash
+from infer.hashes import file_hash, source_hash
 from models.errors import UserError
 from models.files import replacing
 
@@ -64,7 +64,8 @@ def _read(path: Path, name: str) -> np.ndarray:
 
 def embed_clips(embedder: Embedder, sounds: Sequence[Path], cache: Path) -> EmbeddedClips:
     """Embed sound files, or find what an earlier run has embedded."""
-    key = json.dumps([embedder.name, embedder.weights, asdict(embedder.preprocessing)], sort_keys=True)
+    code = source_hash("models", "infer/embedders", "infer/metrics")
+    key = json.dumps([embedder.name, embedder.weights, asdict(embedder.preprocessing), code], sort_keys=True)
     folder = cache / "embeddings" / f"{embedder.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -19,9 +19,8 @@ from data.synthetic.layers import BRIGHTNESSES, NOTE_NAMES, RATES
 from infer.embedders.mel import sound_features
 from infer.evaluate.fact_prompts import FactPrompt, reference_clip
 from infer.evaluate.fact_references import WordClassifier, centroid_feature
-from infer.metrics import (
+from infer.metrics.facts import (
     active_seconds,
-    frame_spectra,
     pitch_hz,
     pitch_matches,
     side,
@@ -29,6 +28,7 @@ from infer.metrics import (
     tempo_bpm,
     tempo_matches,
 )
+from infer.metrics.spectra import frame_spectra
 
 Value = str | float
 Described = Value | Tensor

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from infer.metrics import spectral_centroid_hz
+from infer.metrics.facts import spectral_centroid_hz
 
 
 def centroid_feature(audio: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def _score(results: Results, asked: Sequence[FactPrompt], measured: Sequence[Mea
                 if (readings := one.get(subject, fact))
             }
             if shares:
-                results.add_mean(fact, subject, shares)
+                results.add_average(fact, subject, shares)
     for name, item, one in zip(names, asked, measured, strict=True):
         readings = {s: [dataclasses.asdict(r) for r in one.by_subject.get(s, [])] for s in (GENERATED, REAL, CODED)}
         results.clips.append({"name": name, "prompt": item.prompt, "readings": readings})

@@ -23,7 +23,7 @@ from data.audio_writer import AudioWriter
 from infer.embedders import Embedder, load_embedder
 from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
 from infer.evaluate.long_experiments import Experiment, Variant, variants
-from infer.evaluate.long_figures import LENGTHS, SHOWN_SECONDS, SPECTROGRAMS, draw_lengths, draw_spectrograms
+from infer.evaluate.long_figures import LENGTHS, SHOWN_SECONDS, SPECTROGRAMS, draw_lengths
 from infer.evaluate.long_measures import (
     BETTER,
     JOINED_SECONDS,
@@ -43,6 +43,7 @@ from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
 from infer.fifo.config import StreamConfig
 from infer.hashes import folder_hashes
+from infer.pictures import draw_spectrograms
 from infer.speed import peak_memory, reset_peak_memory
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
@@ -121,11 +122,9 @@ def main(
         _add_sound(results, played, items, judge)
     figures = [SPECTROGRAMS]
     first = f"{items[0].prompt} {seed}"
-    draw_spectrograms(
-        out / SPECTROGRAMS,
-        items[0].prompt,
-        {label: next(Sound(by_name[first].path).pieces(SHOWN_SECONDS)) for label, by_name in played.items()},
-    )
+    shown = {label: next(Sound(by_name[first].path).pieces(SHOWN_SECONDS)) for label, by_name in played.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    draw_spectrograms(items[0].prompt, shown).savefig(out / SPECTROGRAMS)
     if experiment in ("E3", "E4"):
         figures.append(LENGTHS)
         draw_lengths(out / LENGTHS, results, {variant.label: variant.seconds for variant in compared})
@@ -178,7 +177,7 @@ def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path
 def _add_notes(results: Results, label: str, played: dict[str, Played]) -> None:
     for measure in dict.fromkeys(measure for one in played.values() for measure in one.notes):
         values = {name: one.notes[measure] for name, one in played.items() if measure in one.notes}
-        results.add_mean(measure, label, values, BETTER[measure])
+        results.add_average(measure, label, values, BETTER[measure])
 
 
 def _add_sound(
@@ -203,7 +202,7 @@ def _add_sound(
             for measure, value in measured.items():
                 values.setdefault(measure, {})[name] = value
         for measure, by_name in values.items():
-            results.add_mean(measure, label, by_name, BETTER.get(measure, "none"))
+            results.add_average(measure, label, by_name, BETTER.get(measure, "none"))
     add_repetition(results, windows)
 
 

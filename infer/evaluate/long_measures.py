@@ -148,20 +148,20 @@ def add_repetition(results: Results, windows: dict[str, dict[str, Tensor]]) -> N
     for label, by_name in windows.items():
         standard = {name: (rows - mean) / deviation for name, rows in by_name.items()}
         found = {name: repetition(rows) for name, rows in standard.items() if len(rows) > 1}
-        results.add_mean("highest self-similarity", label, {n: one.highest for n, one in found.items()}, "none")
+        results.add_average("highest self-similarity", label, {n: one.highest for n, one in found.items()}, "none")
         repeats = {n: one.near_repeats for n, one in found.items()}
-        results.add_mean("near repeats (share)", label, repeats, BETTER["near repeats (share)"])
+        results.add_average("near repeats (share)", label, repeats, BETTER["near repeats (share)"])
         shortest = min(len(rows) for rows in standard.values())
         if len(standard) > 1 and shortest > 1:
             streams = torch.stack([rows[:shortest] for rows in standard.values()])
-            distances = drift(streams, use_kernel=True)
+            distances = drift(streams)
             last_third = distances[-max(1, len(distances) // 3) :]
             results.scores += [
                 Score(
                     measure=measure, subject=label, value=value, num=len(standard), better=BETTER.get(measure, "none")
                 )
                 for measure, value in {
-                    "consistency, normalised": consistency(streams).normalised(),
+                    "consistency, normalised": consistency(streams),
                     DRIFT: sum(last_third) / len(last_third),
                 }.items()
             ]

@@ -7,22 +7,12 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-import torchaudio
-from matplotlib.image import imsave
-from torch import Tensor
-
-from data.audio import SAMPLE_RATE
 from data.audio_writer import write_audio
 from infer.evaluate.results import ReportClip, Results, Score
-from infer.metrics import frame_spectra
+from infer.pictures import write_spectrogram
 from models.files import replacing
 
 REPORT_NAME = "report.html"
-FFT_SIZE, NUM_MELS = 2048, 128
-LOWEST_DB = -100.0  # of the mel power of a full-scale tone
-MAX_COLUMNS = 1200
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -105,19 +95,6 @@ def _clip_row(folder: Path, index: int, clip: ReportClip) -> str:
         f'<section class="clip"><h3>{html.escape(clip.title)}</h3>'
         f'<div class="row">{"".join(figures)}</div><ul>{notes}</ul></section>'
     )
-
-
-def write_spectrogram(path: Path, audio: Tensor) -> None:
-    """Write an image of a sound (channels, samples): time to the right, mel frequency up, level as brightness."""
-    imsave(path, mel_levels_db(audio), vmin=LOWEST_DB, vmax=0.0, cmap="magma")
-
-
-def mel_levels_db(audio: Tensor) -> np.ndarray:
-    """Return the mel spectrogram in dB of a sound (channels, samples): (mels, frames), high frequencies on top."""
-    hop = max(512, audio.shape[-1] // MAX_COLUMNS)
-    bank = torchaudio.functional.melscale_fbanks(FFT_SIZE // 2 + 1, 20.0, SAMPLE_RATE / 2, NUM_MELS, SAMPLE_RATE)
-    power = frame_spectra(audio, FFT_SIZE, hop) @ bank.double() / (FFT_SIZE / 4) ** 2
-    return 10 * torch.log10(power.T.flip(0) + 1e-12).numpy()
 
 
 def _lines(settings: dict, indent: str = "") -> str:

@@ -4,6 +4,8 @@ results.json    command, settings, weights, versions, scores with intervals and 
 table.md        the scores, a row for each measure and a column for each subject
 table.csv       the same, a row for each score
 report.html     the same with figures, players and spectrograms side by side (`report`)
+
+Source of the intervals: Efron & Tibshirani 1993 (percentile bootstrap).
 """
 
 import csv
@@ -18,16 +20,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.stats import bootstrap
 from torch import Tensor
 
-from infer.evaluate.statistics import mean_interval
 from models.errors import UserError
 from models.files import replacing
 
 RESULTS_NAME = "results.json"
 VERSIONED = ("endless-audio", "torch", "torchaudio", "transformers", "numpy", "scipy")
 
+NUM_RESAMPLES = 2000
+
 Better = Literal["higher", "lower", "none"]
+Average = Literal["mean", "median"]
+AVERAGES = {"mean": np.mean, "median": np.median}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +50,10 @@ class Score:
     num: int
     """How many clips it rests on."""
     better: Better = "higher"
+    average: Average = "mean"
+    """What the score is of the values of clips; the median where single clips would rule the mean."""
     values: dict[str, float] = dataclasses.field(default_factory=dict)
-    """The value of each clip, where the score is their mean."""
+    """The value of each clip, where the score is their mean or median."""
 
     @property
     def text(self) -> str:
@@ -81,21 +89,28 @@ class Results:
     clips: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """What was measured in every clip, as plain values."""
 
-    def add_mean(self, measure: str, subject: str, values: Mapping[str, float], better: Better = "higher") -> None:
-        """Add the mean over clips, by their names, with its interval; values that are NaN are left out."""
+    def add_average(
+        self,
+        measure: str,
+        subject: str,
+        values: Mapping[str, float],
+        better: Better = "higher",
+        average: Average = "mean",
+    ) -> None:
+        """Add the average over clips, by their names, with its interval; values that are NaN are left out."""
         known = {name: float(value) for name, value in values.items() if not math.isnan(value)}
         numbers = np.array(list(known.values()))
-        low, high = mean_interval(numbers, self.seed)
-        mean = float(numbers.mean()) if len(numbers) else math.nan
+        low, high = interval(numbers, average, self.seed)
         self.scores.append(
             Score(
                 measure=measure,
                 subject=subject,
-                value=mean,
+                value=float(AVERAGES[average](numbers)) if known else math.nan,
                 low=low,
                 high=high,
                 num=len(known),
                 better=better,
+                average=average,
                 values=known,
             )
         )
@@ -152,6 +167,15 @@ class Results:
 
 def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def interval(values: np.ndarray, average: Average = "mean", seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the average of values (num,); NaN for none, the value itself for one."""
+    if len(values) < 2:
+        alone = float(values[0]) if len(values) else math.nan
+        return alone, alone
+    found = bootstrap((values,), AVERAGES[average], n_resamples=NUM_RESAMPLES, method="percentile", rng=seed)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:

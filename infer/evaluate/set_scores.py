@@ -52,12 +52,11 @@ def add_distances(
     _add(results, f"FD {name}", subject, frechet, len(clips), "lower")
     windows = clips.windows()
     if len(windows) >= SMALLEST_FOR_INFINITE:
-        extrapolated = frechet_distance_infinite(windows, target, results.seed)
         results.scores.append(
             Score(
                 measure=f"FD infinite {name}",
                 subject=subject,
-                value=extrapolated.distance,
+                value=frechet_distance_infinite(windows, target, results.seed),
                 num=len(clips),
                 better="lower",
             )
@@ -97,13 +96,13 @@ def add_divergence(
     """Add the mean KL divergence of labels between clips and real clips of the same names."""
     values = label_divergence(clips.logits(), reference.logits(), direction)
     by_name = dict(zip(names, values.tolist(), strict=True))
-    results.add_mean(f"KL {name} ({direction})", subject, by_name, "lower")
+    results.add_average(f"KL {name} ({direction})", subject, by_name, "lower")
 
 
 def add_inception(results: Results, subject: str, name: str, clips: EmbeddedClips) -> None:
     """Add the inception-style score of the clips' labels."""
     logits = clips.logits()
-    _add(results, f"IS {name}", subject, lambda index: inception_score(logits[list(index)])[0], len(clips), "higher")
+    _add(results, f"IS {name}", subject, lambda index: inception_score(logits[list(index)]), len(clips), "higher")
 
 
 def add_agreement(
@@ -111,4 +110,4 @@ def add_agreement(
 ) -> None:
     """Add the mean cosine between clips and their prompts' vectors (clips, width)."""
     values = clap_scores(clips.means(), text)
-    results.add_mean(f"CLAP score {name}", subject, dict(zip(names, values.tolist(), strict=True)))
+    results.add_average(f"CLAP score {name}", subject, dict(zip(names, values.tolist(), strict=True)))

@@ -22,6 +22,7 @@ from data.audio import AUDIO_SUFFIXES
 from data.audio_writer import write_audio
 from data.corpus import validation_clip
 from data.text_files import read_lines, read_text
+from infer.hashes import source_hash
 from infer.metrics.distances import Gaussian
 from models.errors import UserError
 from models.files import replacing
@@ -123,7 +124,7 @@ def corpus_items(number: int, seconds: float, cache: Path, first: int = 0) -> li
     Args:
         first: number of the first clip.
     """
-    folder = cache / f"corpus-{seconds:g}s"
+    folder = cache / f"corpus-{seconds:g}s-{source_hash('data/synthetic', 'data/corpus.py')}"
     folder.mkdir(parents=True, exist_ok=True)
     items = []
     for index in tqdm(range(first, first + number), desc="corpus", unit="clip", leave=False):

@@ -59,7 +59,7 @@ def main(
         found = ranks(queries, candidates, ids).tolist()
         for k in RECALL_AT:
             values = {item.name: float(rank < k) for item, rank in zip(known, found, strict=True)}
-            results.add_mean(f"R@{k} of {len(known)}", subject, values)
+            results.add_average(f"R@{k} of {len(known)}", subject, values)
     results.save(out)
     write_report(out, results)
     sys.stdout.write(f"{results.table()}wrote {out}\n")

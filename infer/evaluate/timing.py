@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from infer.evaluate.fact_prompts import plain_prompts
@@ -16,7 +15,8 @@ from infer.evaluate.generation import GenerationConfig, Request, make_clips, rea
 from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
 from infer.generate import window_seconds
-from infer.metrics import active_seconds
+from infer.metrics.facts import active_seconds
+from infer.pictures import new_figure
 from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
@@ -75,12 +75,12 @@ def main(
         chosen = {
             f"{r.prompt} {r.seed}": m for r, m in zip(requests, measured, strict=True) if r.seconds_total == length
         }
-        results.add_mean(f"measured length, asked {length:g} s", "generated", chosen, "none")
+        results.add_average(f"measured length, asked {length:g} s", "generated", chosen, "none")
     pairs = list(zip(requests, measured, strict=True))
     met = {f"{r.prompt} {r.seed} {r.seconds_total}": abs(m - (r.seconds_total or 0)) for r, m in pairs}
-    results.add_mean("error (s)", "generated", met, "lower")
+    results.add_average("error (s)", "generated", met, "lower")
     within = {name: float(error <= TOLERANCE_SECONDS) for name, error in met.items()}
-    results.add_mean(f"share within {TOLERANCE_SECONDS:g} s", "generated", within)
+    results.add_average(f"share within {TOLERANCE_SECONDS:g} s", "generated", within)
     results.clips = [{"prompt": r.prompt, "seed": r.seed, "asked": r.seconds_total, "measured": m} for r, m in pairs]
     results.save(out)
     draw(out / FIGURE, [r.seconds_total or 0 for r in requests], measured)
@@ -101,10 +101,8 @@ def active_end(path: Path, threshold_db: float) -> float:
 
 def draw(path: Path, asked: Sequence[float], measured: Sequence[float]) -> None:
     """Draw asked against measured length, with the line of equality."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 5), dpi=150)
+    figure = new_figure(5, 5)
+    axes = figure.subplots()
     longest = max(asked)
     axes.plot([0, longest], [0, longest], color="gray", linewidth=1)
     jitter = np.random.default_rng(0).uniform(-0.01, 0.01, len(asked)) * longest
@@ -112,6 +110,4 @@ def draw(path: Path, asked: Sequence[float], measured: Sequence[float]) -> None:
     axes.set_xlabel("asked (s)")
     axes.set_ylabel("measured (s)")
     axes.set_aspect("equal")
-    figure.tight_layout()
     figure.savefig(path)
-    pyplot.close(figure)

@@ -1,6 +1,6 @@
 """The command `evaluate vae`: what the autoencoder keeps of real sound.
 
-STFT distance, mel distance, SI-SDR, loudness and width of each clip (`infer.reconstruction_metrics`, the table of
+STFT distance, mel distance, SI-SDR, loudness and width of each clip (`infer.metrics.reconstruction`, the table of
 Stable Audio Open), and the Fréchet distance of half of the clips to the other half, before and after the autoencoder.
 """
 
@@ -23,9 +23,9 @@ from infer.evaluate.results import Better, ReportClip, Results
 from infer.evaluate.set_scores import add_distances
 from infer.evaluate.sets import Item, corpus_items, read_folder
 from infer.hashes import folder_hashes
-from infer.metrics import side_db
+from infer.metrics.facts import side_db
+from infer.metrics.reconstruction import ReconstructionMetrics
 from infer.reconstruct import check_vae
-from infer.reconstruction_metrics import ReconstructionMetrics
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.vae import VAE
@@ -67,10 +67,11 @@ def main(
     judge = load_embedder(embedder, embedder_weights, device)
     vae = VAE.load(model).to(resolve_device(device))
     check_vae(vae)
-    weights = folder_hashes(model)
     settings = {"source": source, "corpus": corpus, "seconds": seconds, "model": model, "embedder": embedder}
-    results = Results(command="evaluate vae", settings=settings, seed=seed, weights=weights | judge.weights)
-    coded = _code(results, vae, items, cache / f"coded-{weights.get('vae.safetensors', 'other')}")
+    results = Results(
+        command="evaluate vae", settings=settings, seed=seed, weights=folder_hashes(model) | judge.weights
+    )
+    coded = _code(results, vae, items, out / "coded")
     real = [item.path for item in items if item.path]
     half = len(real) // 2
     if half > 1:
@@ -87,7 +88,7 @@ def _code(results: Results, vae: VAE, items: list[Item], folder: Path) -> list[P
     """Pass every clip through the VAE, add the scores of all, and return the files of what came out."""
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, dict[str, float]] = {}
-    paths = []
+    paths, num_silent = [], 0
     for item in tqdm(items, desc="VAE", unit="clip"):
         assert item.path is not None
         original = read_clip(item.path)
@@ -99,12 +100,18 @@ def _code(results: Results, vae: VAE, items: list[Item], folder: Path) -> list[P
         coded = torch.cat(pieces, dim=-1)
         paths.append(folder / f"{item.name}.flac")
         write_audio(paths[-1], coded)
-        report = dataclasses.asdict(metrics.report()) | {"side_error_db": abs(side_db(coded) - side_db(original))}
-        results.clips.append({"name": item.name, **report})
-        for name, value in report.items():
+        report = metrics.report()
+        num_silent += report.is_silent
+        measured = dataclasses.asdict(report) | {"side_error_db": abs(side_db(coded) - side_db(original))}
+        results.clips.append({"name": item.name, **measured})
+        for name, value in measured.items():
             values.setdefault(name, {})[item.name] = float("nan") if value is None else value
     for name, by_clip in values.items():
-        results.add_mean(name, CODED, by_clip, BETTER.get(name, "lower" if name == "side_error_db" else "none"))
+        better = BETTER.get(name, "lower" if name == "side_error_db" else "none")
+        results.add_average(name, CODED, by_clip, better, "median")
+    results.notes.append("distances of clips: their median, because one nearly silent clip makes one of thousands")
+    if num_silent:
+        results.notes.append(f"silent or constant, without distances: {num_silent} of {len(items)} clips")
     return paths
 
 

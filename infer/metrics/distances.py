@@ -96,21 +96,9 @@ def frechet_distance(first: Embeddings, second: Embeddings) -> float:
     return max(0.0, float((means[0] - means[1]).square().sum() + spread - 2 * cross))
 
 
-@dataclass(frozen=True)
-class Extrapolation:
-    """A Fréchet distance without the bias of a finite set."""
-
-    distance: float
-    """At infinitely many embeddings."""
-    slope: float
-    """Of the distance over 1 / number."""
-    residual: float
-    """Root mean square deviation from the line."""
-
-
 def frechet_distance_infinite(
     embeddings: Embeddings, reference: Gaussian | Embeddings, seed: int = 0, num_sizes: int = 15, smallest: int = 0
-) -> Extrapolation:
+) -> float:
     """Extrapolate the Fréchet distance of random subsets, linear in 1 / size, to infinite size.
 
     Args:
@@ -135,9 +123,8 @@ def frechet_distance_infinite(
         else:
             assert not isinstance(reference, Gaussian)
             distances.append(frechet_distance(subset, reference))
-    slope, intercept = np.polyfit(1.0 / sizes, np.array(distances), 1)
-    residual = np.array(distances) - (slope / sizes + intercept)
-    return Extrapolation(float(intercept), float(slope), float(np.sqrt(np.mean(residual**2))))
+    _, intercept = np.polyfit(1.0 / sizes, np.array(distances), 1)
+    return float(intercept)
 
 
 def median_bandwidth(embeddings: Embeddings, seed: int = 0) -> float:

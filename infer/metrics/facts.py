@@ -1,4 +1,4 @@
-"""Facts measured from a waveform alone: tempo, pitch, side, width, brightness, event rate, length, levels.
+"""Facts measured from a waveform alone: tempo, pitch, side, width, brightness, length, levels.
 
 Every function takes audio (channels, samples) or (samples,), 44,100 Hz unless told, a tensor or an array, and knows
 nothing of how the sound was made. What cannot be found (the tempo of a steady noise) is NaN.
@@ -7,36 +7,17 @@ nothing of how the sound was made. What cannot be found (the tempo of a steady n
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Audio = Tensor | np.ndarray
+from infer.metrics.spectra import Audio, frame_spectra, to_channels
 
 ONSET_RATE_HZ = 100
 TINY = 1e-12
 PITCH_WINDOW_SAMPLES = 8192
 PITCH_FFT_SAMPLES = 32_768
 CENTS_STEP = 5
-
-
-def to_channels(audio: Audio) -> Tensor:
-    """View audio as (channels, samples) float64 on the CPU."""
-    tensor = torch.as_tensor(audio).detach().to("cpu", torch.float64)
-    if tensor.ndim == 1:
-        tensor = tensor[None]
-    if tensor.ndim != 2 or tensor.shape[-1] == 0:
-        raise ValueError(f"audio must be (channels, samples) or (samples,) and not empty, got {tuple(tensor.shape)}")
-    return tensor
-
-
-def frame_spectra(audio: Audio, window_samples: int, hop_samples: int, fft_samples: int | None = None) -> Tensor:
-    """Power spectra of Hann-windowed frames, summed over channels: (frames, bins)."""
-    channels = to_channels(audio)
-    padded = F.pad(channels, (window_samples // 2, window_samples // 2 + hop_samples))
-    frames = padded.unfold(-1, window_samples, hop_samples) * torch.hann_window(window_samples, dtype=torch.float64)
-    return torch.fft.rfft(frames, n=fft_samples or window_samples).abs().square().sum(dim=0)
 
 
 def onset_envelope(audio: Audio, sample_rate: int = 44_100) -> Tensor:
@@ -187,21 +168,6 @@ def spectral_centroid_hz(audio: Audio, sample_rate: int = 44_100) -> float:
     return float((hz * power).sum() / (power.sum() + TINY))
 
 
-def onset_seconds(audio: Audio, sample_rate: int = 44_100, share: float = 0.4) -> Tensor:
-    """Times of onsets in seconds: peaks of the envelope above `share` of the strongest, at least 40 ms apart."""
-    envelope = onset_envelope(audio, sample_rate)
-    highest = F.max_pool1d(envelope[None], 9, stride=1, padding=4)[0]
-    peaks = envelope[envelope == highest]
-    strong = peaks.topk(min(5, len(peaks))).values.median()  # a share of all peaks would drown in those of noise
-    onsets = torch.nonzero((envelope == highest) & (envelope > share * strong) & (envelope > 0.02))[:, 0]
-    return onsets.double() / ONSET_RATE_HZ
-
-
-def event_rate_hz(audio: Audio, sample_rate: int = 44_100) -> float:
-    """Onsets per second of active sound (see `onset_seconds`)."""
-    return len(onset_seconds(audio, sample_rate)) / max(active_seconds(audio, sample_rate), 0.1)
-
-
 def active_seconds(audio: Audio, sample_rate: int = 44_100, threshold_db: float = -60.0) -> float:
     """Seconds from the first to the last 20 ms frame above the threshold (dBFS rms of the louder channel)."""
     channels = to_channels(audio)
@@ -218,12 +184,8 @@ def active_seconds(audio: Audio, sample_rate: int = 44_100, threshold_db: float 
 class Level:
     """Levels of a sound."""
 
-    rms_db: float
-    """Root mean square over all channels, dBFS."""
     peak: float
     """Largest absolute sample; 1 is full scale."""
-    dc: float
-    """Largest absolute mean of a channel."""
     clipped_share: float
     """Share of the samples at or beyond 0.999 of full scale."""
     silence_share: float
@@ -237,25 +199,17 @@ def level(audio: Audio, sample_rate: int = 44_100) -> Level:
     whole = channels[:, : channels.shape[-1] // frame * frame].reshape(len(channels), -1, frame)
     silent = whole.square().mean(dim=(0, 2)) < 10 ** (-70 / 10)
     return Level(
-        rms_db=float(10 * torch.log10(channels.square().mean() + TINY)),
         peak=float(channels.abs().max()),
-        dc=float(channels.mean(dim=-1).abs().max()),
         clipped_share=float((channels.abs() >= 0.999).double().mean()),
         silence_share=float(silent.double().mean()),
     )
 
 
-def tempo_matches(measured_bpm: float, stated_bpm: float, tolerance: float = 0.04, octaves: bool = False) -> bool:
-    """Whether a measured tempo is the stated one within a share; with `octaves`, also half and twice."""
-    factors = (0.5, 1.0, 2.0) if octaves else (1.0,)
-    return any(abs(measured_bpm * factor / stated_bpm - 1) <= tolerance for factor in factors)
+def tempo_matches(measured_bpm: float, stated_bpm: float, tolerance: float = 0.04) -> bool:
+    """Whether a measured tempo is the stated one within a share."""
+    return abs(measured_bpm / stated_bpm - 1) <= tolerance
 
 
-def pitch_matches(measured_hz: float, stated_hz: float, tolerance_cents: float = 50.0, octaves: bool = False) -> bool:
-    """Whether a measured pitch is the stated one within a tolerance; with `octaves`, in any octave."""
-    if not measured_hz > 0:
-        return False
-    cents = 1200 * math.log2(measured_hz / stated_hz)
-    if octaves:
-        cents = (cents + 600) % 1200 - 600
-    return abs(cents) <= tolerance_cents
+def pitch_matches(measured_hz: float, stated_hz: float, tolerance_cents: float = 50.0) -> bool:
+    """Whether a measured pitch is the stated one within a tolerance."""
+    return measured_hz > 0 and abs(1200 * math.log2(measured_hz / stated_hz)) <= tolerance_cents

@@ -2,7 +2,8 @@
 
 audio (channels, samples), 44,100 Hz unless told; curves (frames,) on a grid of `CURVE_RATE_HZ`; joins in seconds.
 
-Sources: fifo_facts, "Measuring long audio"; effect size: Cohen 1988; permutation p: Phipson & Smyth 2010.
+Sources: spectral flux: Bello et al. 2005, section III; effect size: Cohen 1988; permutation p: Phipson & Smyth 2010.
+To compare curves at the joins with the same curves elsewhere, and to look for the chunk rate, is this project's way.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infer.metrics.facts import Audio, frame_spectra, to_channels
+from infer.metrics.spectra import Audio, frame_spectra, to_channels
 
 CURVE_RATE_HZ = 200
 FFT_SIZE = 1024

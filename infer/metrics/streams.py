@@ -5,7 +5,9 @@ ones, by any embedder; text (width,). No metric here knows how the embeddings we
 
 Consistency alone rewards a loop, and variety alone rewards noise: `repetition` is to be reported beside `consistency`.
 
-Source: fifo_facts, "Measuring long audio".
+Sources: self-similarity: Foote 1999; cosine to the prompt: Wu et al. 2022 (CLAP); drift: distances of `distances`
+between windows of many streams, as Fréchet video distance is taken of windows by Kim et al. 2024 (FIFO-Diffusion);
+loudness: ITU-R BS.1770. How they are put together is this project's way.
 """
 
 from collections.abc import Iterable
@@ -15,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infer.loudness import LoudnessMeter
-from infer.metrics.distances import frechet_distance, kernel_distance
-from infer.metrics.facts import TINY, Audio, level, to_channels
+from infer.metrics.distances import kernel_distance
+from infer.metrics.facts import TINY, level
+from infer.metrics.loudness import LoudnessMeter
+from infer.metrics.spectra import Audio, to_channels
 
 BLOCK_SECONDS = 3.0
 
@@ -48,26 +51,11 @@ def slope(position: Tensor, values: Tensor) -> float:
     return float((centred * values.double()).sum() / centred.square().sum().clamp_min(1e-12))
 
 
-@dataclass(frozen=True)
-class Consistency:
-    """How alike the windows of a stream are: cosines."""
+def consistency(embeddings: Tensor) -> float:
+    """How alike the windows of a stream are, of several streams (streams, windows, width).
 
-    adjacent: float
-    """Between neighbouring windows of a stream."""
-    all_pairs: float
-    """Between any two windows of a stream."""
-    shuffled: float
-    """Between windows of different streams: what chance gives."""
-
-    def normalised(self, real: "Consistency | None" = None) -> float:
-        """All pairs on a scale where shuffled streams are 0 and real recordings (or, without them, identity) 1."""
-        top = 1.0 if real is None else real.all_pairs
-        bottom = self.shuffled if real is None else real.shuffled
-        return (self.all_pairs - bottom) / (top - bottom) if top != bottom else float("nan")
-
-
-def consistency(embeddings: Tensor) -> Consistency:
-    """Compare the windows of each of several streams (streams, windows, width) with each other.
+    The mean cosine between two windows of one stream, on a scale where that between windows of different streams is 0
+    and identity is 1.
 
     Raises:
         ValueError: there are fewer than two streams or windows.
@@ -76,26 +64,19 @@ def consistency(embeddings: Tensor) -> Consistency:
         raise ValueError(f"embeddings must be (streams, windows, width) with 2 of each, got {tuple(embeddings.shape)}")
     unit = F.normalize(embeddings.double(), dim=-1)
     num_streams, num_windows, _ = unit.shape
-    adjacent = (unit[:, 1:] * unit[:, :-1]).sum(dim=-1).mean()
-    within = unit @ unit.transpose(1, 2)  # (streams, windows, windows)
-    all_pairs = (within.sum() - within.diagonal(dim1=1, dim2=2).sum()) / (num_streams * num_windows * (num_windows - 1))
+    pairs = unit @ unit.transpose(1, 2)  # (streams, windows, windows)
+    within = (pairs.sum() - pairs.diagonal(dim1=1, dim2=2).sum()) / (num_streams * num_windows * (num_windows - 1))
     sums = unit.sum(dim=1)  # (streams, width)
-    between = (sums.sum(dim=0).square().sum() - sums.square().sum()) / (
-        num_streams * (num_streams - 1) * num_windows**2
-    )
-    return Consistency(float(adjacent), float(all_pairs), float(between))
+    between = sums.sum(dim=0).square().sum() - sums.square().sum()
+    between = between / (num_streams * (num_streams - 1) * num_windows**2)
+    return float((within - between) / (1 - between)) if between < 1 else float("nan")
 
 
-def drift(embeddings: Tensor, use_kernel: bool = False) -> list[float]:
-    """Distance between the first windows of many streams (streams, windows, width) and their k-th windows, k >= 1.
-
-    Args:
-        use_kernel: kernel distance instead of Fréchet's, for few streams.
-    """
+def drift(embeddings: Tensor) -> list[float]:
+    """Kernel distance between the first windows of many streams (streams, windows, width) and the k-th, k >= 1."""
     if embeddings.ndim != 3 or embeddings.shape[1] < 2:
         raise ValueError(f"embeddings must be (streams, 2 or more windows, width), got {tuple(embeddings.shape)}")
-    measure = kernel_distance if use_kernel else frechet_distance
-    return [measure(embeddings[:, k], embeddings[:, 0]) for k in range(1, embeddings.shape[1])]
+    return [kernel_distance(embeddings[:, k], embeddings[:, 0]) for k in range(1, embeddings.shape[1])]
 
 
 @dataclass(frozen=True)
@@ -138,15 +119,13 @@ class LevelCourse:
     """Integrated over all; None for silence."""
     drift_lu_per_minute: float | None
     """Slope of the loudness of 3 s blocks; None with fewer than two that sound."""
-    range_lu: float | None
-    """95th less 10th percentile of the blocks' loudness (the idea of EBU 3342)."""
     clipped_share: float
     silence_share: float
     stereo_correlation: float
 
 
 def level_course(blocks: Iterable[Audio], sample_rate: int = 44_100) -> LevelCourse:
-    """Measure loudness, its drift and range, clipping, silence and stereo of a sound of any length.
+    """Measure loudness and its drift, clipping, silence and stereo of a sound of any length.
 
     Args:
         blocks: the sound in pieces of `BLOCK_SECONDS`, one at a time in memory; the last may be shorter.
@@ -177,7 +156,6 @@ def level_course(blocks: Iterable[Audio], sample_rate: int = 44_100) -> LevelCou
     return LevelCourse(
         loudness_lufs=whole.lufs(),
         drift_lu_per_minute=slope(torch.tensor(minutes), values) if len(values) > 1 else None,
-        range_lu=float(values.quantile(0.95) - values.quantile(0.1)) if len(values) > 1 else None,
         clipped_share=float(clipped / num_samples),
         silence_share=float(silent / num_samples),
         stereo_correlation=float((left_right - left * right) / (norm + TINY)),

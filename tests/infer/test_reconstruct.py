@@ -11,7 +11,8 @@ import torch
 from data import encoding
 from data.cli import run
 from infer import reconstruct
-from infer.reconstruct import main
+from infer.metrics.reconstruction import ReconstructionReport
+from infer.reconstruct import format_table, main
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig
 
@@ -75,9 +76,21 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert written == ["a.wav", "c.mp3.wav", "deep/b.flac"]
     assert soundfile.info(tmp_path / "out" / "deep" / "b.flac").frames == 6_000
     table = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in table] == ["file", "a.wav", "c.mp3", "deep/b.flac", "mean"]
+    assert [row[0] for row in table] == ["file", "a.wav", "c.mp3", "deep/b.flac", "median"]
     assert all(len(row) == 6 for row in table)
-    assert float(table[-1][1]) == pytest.approx(np.mean([float(row[1]) for row in table[1:4]]), abs=1e-3)
+    assert float(table[-1][1]) == pytest.approx(np.median([float(row[1]) for row in table[1:4]]), abs=1e-3)
+
+
+def test_silent_and_nearly_silent_files_do_not_rule_the_summary():
+    def row(stft: float | None) -> ReconstructionReport:
+        return ReconstructionReport(
+            stft_distance=stft, mel_distance=stft, si_sdr_db=stft, loudness_difference_lu=None, width_difference=None
+        )
+
+    table = format_table({"a": row(3.0), "nearly silent": row(32_720.0), "b": row(5.0), "silent": row(None)})
+    rows = {cells[0]: cells[1:] for cells in (line.split("\t") for line in table.splitlines())}
+    assert rows["silent"][0] == "-"
+    assert rows["median (1 of 4 silent or constant)"] == ["5.000", "5.000", "5.000", "-", "-"]
 
 
 @pytest.mark.usefixtures("vae")
@@ -115,7 +128,7 @@ def test_silence_has_metrics_where_they_are_defined(vae: VAE, tmp_path: Path):
     soundfile.write(tmp_path / "in.wav", np.zeros((5_000, 2)), RATE)
     report = reconstruct.reconstruct_file(vae, tmp_path / "in.wav", tmp_path / "out.wav", measure=True)
     assert report is not None
-    assert np.isfinite([report.stft_distance, report.mel_distance]).all()
+    assert report.is_silent
     assert report.si_sdr_db is None
     assert report.loudness_difference_lu is None
 

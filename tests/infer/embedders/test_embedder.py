@@ -78,7 +78,6 @@ def test_embedder_joins_its_batches():
     result = embedder(torch.ones(2, 22_050) * 0.1 * gain)
     torch.testing.assert_close(result.vectors[:, 0], (0.1 * torch.arange(1, 6)) ** 2)
     assert result.logits is None
-    assert not embedder.has_text
     with pytest.raises(ValueError, match="embeds no text"):
         embedder.embed_text(["rain"])
     with pytest.raises(ValueError, match="2, samples"):

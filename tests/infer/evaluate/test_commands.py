@@ -77,7 +77,8 @@ def test_protocols(name: str, measures: set[str], tiny_folder: Path, tmp_path: P
 def test_the_real_clips_themselves_are_at_no_distance(tiny_folder: Path, tmp_path: Path):
     first = ["stable-audio", "--corpus", "3", "--seconds", "1", *options(tiny_folder, tmp_path)]
     run(protocol.main, argv=first, positionals=protocol.POSITIONALS)
-    argv = [*first, "--generated", str(tmp_path / "cache" / "corpus-1s")]
+    (corpus,) = (tmp_path / "cache").glob("corpus-1s-*")
+    argv = [*first, "--generated", str(corpus)]
     run(protocol.main, argv=argv, positionals=protocol.POSITIONALS)
     scores = {score.measure: score.value for score in Results.load(tmp_path / "out").scores}
     assert scores["FD openl3"] == pytest.approx(0, abs=1e-3)
@@ -101,6 +102,7 @@ def test_vae(tiny_folder: Path, tmp_path: Path):
     results = Results.load(tmp_path / "out")
     scores = {(score.measure, score.subject): score.value for score in results.scores}
     assert scores["stft_distance", vae.CODED] > 0.5  # a random network
+    assert len(list((tmp_path / "out" / "coded").glob("*.flac"))) == 4
     assert scores["FD mel", vae.CODED] > scores["FD mel", vae.REAL]
     assert "vae.safetensors" in results.weights
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 
 from data.cli import run
 from infer.evaluate import compare
 from infer.evaluate.__main__ import COMMANDS
 from infer.evaluate.__main__ import main as evaluate
-from infer.evaluate.report import write_report, write_spectrogram
-from infer.evaluate.results import ReportClip, Results, Score
+from infer.evaluate.report import write_report
+from infer.evaluate.results import ReportClip, Results, Score, interval
+from infer.evaluate.set_scores import resampled
 
 
 def make_results(shift: float = 0.0, num: int = 30) -> Results:
@@ -22,8 +22,8 @@ def make_results(shift: float = 0.0, num: int = 30) -> Results:
         command="evaluate facts", settings={"shift": shift, "path": Path("a/b")}, weights={"unet": "12ab"}
     )
     values = np.random.default_rng(0).standard_normal(num)
-    results.add_mean("quality", "generated", {f"clip {i}": float(v + shift) for i, v in enumerate(values)})
-    results.add_mean("error", "generated", {f"clip {i}": float(v + shift) for i, v in enumerate(values)}, "lower")
+    results.add_average("quality", "generated", {f"clip {i}": float(v + shift) for i, v in enumerate(values)})
+    results.add_average("error", "generated", {f"clip {i}": float(v + shift) for i, v in enumerate(values)}, "lower")
     results.scores.append(
         Score(
             measure="FD",
@@ -40,7 +40,7 @@ def make_results(shift: float = 0.0, num: int = 30) -> Results:
 
 def test_round_trip(tmp_path: Path):
     results = make_results()
-    results.add_mean("empty", "generated", {"clip": math.nan})
+    results.add_average("empty", "generated", {"clip": math.nan})
     results.save(tmp_path / "out")
     loaded = Results.load(tmp_path / "out")
     assert loaded.scores[:3] == results.scores[:3]
@@ -48,6 +48,35 @@ def test_round_trip(tmp_path: Path):
     assert loaded.weights == {"unet": "12ab"}
     assert loaded.table() == results.table()
     assert "| quality" in (tmp_path / "out" / "table.md").read_text()
+
+
+def normal(num: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(num) + shift
+
+
+def test_interval_is_that_of_the_normal_distribution():
+    low, high = interval(normal(400))
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.12)
+    assert low < normal(400).mean() < high
+    intervals = np.array([interval(normal(40, seed), seed=seed) for seed in range(100)])
+    assert 0.87 <= np.mean((intervals[:, 0] < 0) & (intervals[:, 1] > 0)) <= 1.0
+    assert interval(np.array([2.0])) == (2.0, 2.0)
+    assert all(math.isnan(value) for value in interval(np.array([])))
+
+
+def test_a_median_is_not_ruled_by_one_clip():
+    results = Results(command="evaluate vae", settings={})
+    values = {f"clip {index}": value for index, value in enumerate([3.0, 4.0, 5.0, 32_720.0, math.nan])}
+    results.add_average("distance", "coded", values, "lower", "median")
+    (score,) = results.scores
+    assert (score.value, score.num, score.average) == (4.5, 4, "median")
+
+
+def test_resampled_interval_of_a_mean():
+    values = normal(200)
+    low, high = resampled(lambda index: float(values[list(index)].mean()), 200)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 / 200**0.5, rel=0.4)
 
 
 def test_missing_and_damaged(tmp_path: Path):
@@ -69,18 +98,27 @@ def test_compare(tmp_path: Path, shift: float, words: tuple[str, ...], capsys: p
     assert lines[-1] == f"Settings that differ: {'shift' if shift else 'none'}"
 
 
-def test_compare_without_common_clips():
-    """Unpaired: another seed's clips; a difference of one standard deviation is found, none is not."""
-    scores = {}
-    for name, shift, seed in (("a", 0.0, 0), ("b", 0.0, 1), ("c", 1.5, 2)):
-        values = np.random.default_rng(seed).standard_normal(40) + shift
-        by_clip = {f"{name}{i}": float(v) for i, v in enumerate(values)}
-        scores[name] = Score(measure="m", subject="s", value=float(values.mean()), num=40, values=by_clip)
-    same, other = compare.difference_p(scores["a"], scores["b"]), compare.difference_p(scores["a"], scores["c"])
-    assert same is not None
-    assert same > 0.05
-    assert other is not None
-    assert other < 0.01
+def score_of(values: np.ndarray, name: str = "clip") -> Score:
+    by_clip = {f"{name} {index}": float(value) for index, value in enumerate(values)}
+    return Score(measure="m", subject="s", value=float(values.mean()), num=len(values), values=by_clip)
+
+
+def test_permutation_p_of_the_same_clips():
+    p = compare.difference_p(score_of(np.zeros(10)), score_of(np.ones(10)))
+    assert p == pytest.approx(2 / 2**10)  # exact: of all signs, two are as far
+    assert compare.difference_p(score_of(np.zeros(5)), score_of(np.zeros(5))) == 1.0
+    assert compare.difference_p(Score(measure="FD", subject="s", value=1.0, num=9), score_of(np.zeros(5))) is None
+
+
+def test_permutation_p_of_other_clips():
+    """By hand: of the 20 ways to deal 3 of 6 values, two are as far apart as (0 1 2) and (3 4 5)."""
+    p = compare.difference_p(score_of(np.arange(3.0)), score_of(np.arange(3.0, 6.0), "other"))
+    assert p == pytest.approx(0.1)
+    far = compare.difference_p(score_of(normal(30)), score_of(normal(30, 1, shift=3.0), "other"))
+    assert far is not None
+    assert far < 0.002
+    pairs = [(score_of(normal(20, 2 * seed)), score_of(normal(20, 2 * seed + 1), "other")) for seed in range(12)]
+    assert 0.25 < np.mean([compare.difference_p(*pair) or 0.0 for pair in pairs]) < 0.75
 
 
 def test_compare_refuses_other_commands(tmp_path: Path):
@@ -116,15 +154,6 @@ def test_report_names_files_that_exist(tmp_path: Path):
     assert "script" not in links.tags
     for source in links.sources:
         assert (tmp_path / source).stat().st_size > 100
-
-
-def test_spectrogram_shows_a_tone_where_it_is(tmp_path: Path):
-    time = torch.arange(44_100) / 44_100
-    write_spectrogram(tmp_path / "low.png", torch.sin(2 * math.pi * 300 * time)[None])
-    write_spectrogram(tmp_path / "high.png", torch.sin(2 * math.pi * 9000 * time)[None])
-    rows = [int(imread(tmp_path / f"{name}.png")[..., :3].sum(axis=(1, 2)).argmax()) for name in ("low", "high")]
-    assert rows[0] > 100  # of 128, from the top
-    assert rows[1] < 40
 
 
 def test_command_line_lists_its_commands(capsys: pytest.CaptureFixture[str]):

@@ -9,9 +9,7 @@ import torch
 from data.synthetic import draw_clip, plan_clip
 from infer.metrics.facts import (
     active_seconds,
-    event_rate_hz,
     level,
-    onset_seconds,
     pitch_hz,
     pitch_matches,
     side,
@@ -85,14 +83,6 @@ def test_centroid() -> None:
     assert spectral_centroid_hz(noise()) == pytest.approx(RATE / 4, rel=0.02)
 
 
-def test_events() -> None:
-    audio = clicks(120, 5.0)
-    expected = np.arange(0.05, 4.95, 0.5)
-    np.testing.assert_allclose(onset_seconds(audio).numpy(), expected, atol=0.03)
-    assert event_rate_hz(audio) == pytest.approx(10 / 4.52, rel=0.03)
-    assert event_rate_hz(clicks(300, 5.0)) == pytest.approx(5.0, rel=0.06)
-
-
 def test_active_seconds() -> None:
     audio = np.zeros((2, 4 * RATE))
     audio[0, RATE : 2 * RATE] = tone(440.0, 1.0)
@@ -105,8 +95,6 @@ def test_level() -> None:
     audio = np.stack((10 * tone(441.0, 1.0) * 0.5 + 0.01, np.zeros(RATE)))
     measured = level(torch.from_numpy(audio))
     assert measured.peak == pytest.approx(0.51, abs=1e-3)
-    assert measured.dc == pytest.approx(0.01, abs=1e-6)
-    assert measured.rms_db == pytest.approx(10 * math.log10((0.125 + 1e-4) / 2), abs=0.01)
     assert measured.clipped_share == 0.0
     assert measured.silence_share == 0.0
     assert level(np.ones((1, 2000))).clipped_share == 1.0
@@ -123,11 +111,9 @@ def test_bad_shapes() -> None:
 def test_matches() -> None:
     assert tempo_matches(118, 120)
     assert not tempo_matches(60, 120)
-    assert tempo_matches(60, 120, octaves=True)
     assert not tempo_matches(math.nan, 120)
     assert pitch_matches(445, 440)
     assert not pitch_matches(880, 440)
-    assert pitch_matches(880, 440, octaves=True)
     assert not pitch_matches(math.nan, 440)
 
 

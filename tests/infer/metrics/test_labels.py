@@ -20,13 +20,6 @@ def test_divergence_in_both_directions_by_hand():
     assert label_divergence(q.log() + 7, q.log(), "generated || reference").item() == pytest.approx(0, abs=1e-5)
 
 
-def test_divergence_with_sigmoid():
-    generated, reference = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])
-    p, q = 0.5, 1 / (1 + math.exp(-1))
-    value = label_divergence(generated, reference, "generated || reference", "sigmoid")
-    assert value.item() == pytest.approx(p * math.log(p / q), rel=1e-4)
-
-
 def test_divergence_against_torch():
     generated, reference = torch.randn(4, 9), torch.randn(4, 9)
     expected = torch.nn.functional.kl_div(
@@ -40,14 +33,10 @@ def test_divergence_against_torch():
 
 def test_inception_score_at_its_ends():
     sure = 50 * torch.eye(6).repeat(4, 1)
-    assert inception_score(sure)[0] == pytest.approx(6, rel=1e-6)
-    assert inception_score(torch.zeros(10, 6))[0] == pytest.approx(1)
-    assert inception_score(sure[:1].expand(8, -1))[0] == pytest.approx(1)
-    mean, deviation = inception_score(torch.randn(40, 6), num_splits=4)
-    assert 1 < mean < 6
-    assert deviation > 0
-    with pytest.raises(ValueError, match="num_splits"):
-        inception_score(sure, num_splits=100)
+    assert inception_score(sure) == pytest.approx(6, rel=1e-6)
+    assert inception_score(torch.zeros(10, 6)) == pytest.approx(1)
+    assert inception_score(sure[:1].expand(8, -1)) == pytest.approx(1)
+    assert 1 < inception_score(torch.randn(40, 6, generator=torch.Generator().manual_seed(0))) < 6
 
 
 def test_clap_score_is_a_cosine():

@@ -34,29 +34,21 @@ def test_consistency_by_direct_sums_and_its_ends():
     pairs = [float(unit[s, i] @ unit[s, j]) for s in range(3) for i in range(5) for j in range(5) if i != j]
     others = [(s, r) for s in range(3) for r in range(3) if r != s]
     cross = [float(unit[s, i] @ unit[r, j]) for s, r in others for i in range(5) for j in range(5)]
-    found = consistency(embeddings)
-    assert found.all_pairs == pytest.approx(np.mean(pairs), rel=1e-5, abs=1e-7)
-    assert found.shuffled == pytest.approx(np.mean(cross), rel=1e-5, abs=1e-7)
-    constant = consistency(normal(4, 1, 8).expand(-1, 6, -1))
-    assert constant.adjacent == pytest.approx(1)
-    assert constant.normalised() == pytest.approx(1)
-    assert abs(consistency(normal(40, 20, 8)).normalised()) < 0.05
-    real = consistency(normal(6, 1, 8) + 0.5 * normal(6, 9, 8, seed=1))
-    assert real.normalised(real) == pytest.approx(1)
+    expected = (np.mean(pairs) - np.mean(cross)) / (1 - np.mean(cross))
+    assert consistency(embeddings) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert consistency(normal(4, 1, 8).expand(-1, 6, -1)) == pytest.approx(1)
+    assert abs(consistency(normal(40, 20, 8))) < 0.05
     with pytest.raises(ValueError, match="streams, windows, width"):
         consistency(normal(1, 5, 4))
 
 
-@pytest.mark.parametrize("use_kernel", [False, True])
-def test_drift_grows_with_the_distance_from_the_start(use_kernel: bool):
+def test_drift_grows_with_the_distance_from_the_start():
     still = normal(60, 5, 4)
     moving = still + torch.arange(5)[None, :, None] * 0.7
-    steps = drift(moving, use_kernel)
+    steps = drift(moving)
     assert len(steps) == 4
     assert all(later > earlier for earlier, later in itertools.pairwise(steps))
-    assert max(drift(still, use_kernel)) < steps[1]
-    if not use_kernel:
-        assert steps[-1] - drift(still)[-1] == pytest.approx(4 * (4 * 0.7) ** 2, rel=0.4)
+    assert max(drift(still)) < steps[1]
 
 
 def test_repetition_finds_a_loop_and_not_a_steady_change():
@@ -84,7 +76,6 @@ def test_level_course():
     gain = 10 ** (np.linspace(-30, -24, sound.shape[1]) / 20)
     found = level_course(blocks(sound * gain))
     assert found.drift_lu_per_minute == pytest.approx(6.0, abs=0.1)
-    assert found.range_lu == pytest.approx(0.85 * 6, abs=0.5)
     assert found.clipped_share == found.silence_share == 0
     assert abs(found.stereo_correlation) < 0.01
     mixed = np.stack((sound[0], 0.6 * sound[0] + 0.8 * sound[1])) + 0.1

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchaudio
 
-from infer.loudness import HEAD_FILTER, LOW_CUT, LoudnessMeter, at_rate
+from infer.metrics.loudness import HEAD_FILTER, LOW_CUT, LoudnessMeter, at_rate
 
 
 def measure(audio: torch.Tensor, rate: int, piece: int) -> float | None:

@@ -16,10 +16,10 @@ Sources: Steinmetz & Reiss 2020 (auraloss); Evans et al. 2024 (arXiv 2407.14358)
 from dataclasses import dataclass
 
 import torch
-import torchaudio
 from torch import Tensor
 
-from infer.loudness import LoudnessMeter
+from infer.metrics.loudness import LoudnessMeter
+from infer.metrics.spectra import mel_bank
 from models.errors import UserError
 
 FFT_SIZE = 1024
@@ -34,16 +34,21 @@ SILENCE_POWER = 1e-10  # mean square (-100 dBFS) under which a channel has no SI
 class ReconstructionReport:
     """The metrics of one clip; None where the clip does not define them."""
 
-    stft_distance: float
-    """Smaller is better; auraloss' STFTLoss."""
-    mel_distance: float
-    """Smaller is better; auraloss' MelSTFTLoss."""
+    stft_distance: float | None
+    """Smaller is better; auraloss' STFTLoss. None for a silent or constant original, whose spectrum is its floor."""
+    mel_distance: float | None
+    """Smaller is better; auraloss' MelSTFTLoss. None for a silent or constant original."""
     si_sdr_db: float | None
-    """Larger is better; None for a silent original."""
+    """Larger is better; None for a silent or constant original."""
     loudness_difference_lu: float | None
     """Reconstruction minus original; None when one of them is shorter than 400 ms or silent."""
     width_difference: float | None
     """Side energy / (mid + side energy), reconstruction minus original; None for silence or mono."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the original is silent or constant, so that no distance to it means anything."""
+        return self.si_sdr_db is None
 
 
 class ReconstructionMetrics:
@@ -76,11 +81,12 @@ class ReconstructionMetrics:
     def report(self) -> ReconstructionReport:
         """End the stream."""
         stft_distance, mel_distance = self._spectra.finish()
+        si_sdr = self._si_sdr()
         loudness, loudness_original = (meter.lufs() for meter in self._meters)
         return ReconstructionReport(
-            stft_distance=stft_distance,
-            mel_distance=mel_distance,
-            si_sdr_db=self._si_sdr(),
+            stft_distance=None if si_sdr is None else stft_distance,
+            mel_distance=None if si_sdr is None else mel_distance,
+            si_sdr_db=si_sdr,
             loudness_difference_lu=(
                 None if loudness is None or loudness_original is None else loudness - loudness_original
             ),
@@ -113,9 +119,8 @@ class SpectralDistances:
 
     def __init__(self, sample_rate: int) -> None:
         self._window = torch.hann_window(FFT_SIZE)
-        self._mel_bank = torchaudio.functional.melscale_fbanks(
-            FFT_SIZE // 2 + 1, 0.0, sample_rate / 2, NUM_MELS, sample_rate, norm="slaney", mel_scale="slaney"
-        ).T  # (mels, bins)
+        bank = mel_bank(FFT_SIZE, NUM_MELS, highest_hz=sample_rate / 2, sample_rate=sample_rate)
+        self._mel_bank = bank.float().T  # (mels, bins)
         self._audio: Tensor | None = None  # (2 channels, samples): reconstruction and original not yet transformed
         self._started = False
         self._sums = torch.zeros(2, 4, dtype=torch.float64)  # (STFT, mel) x (error, original, log error, count)

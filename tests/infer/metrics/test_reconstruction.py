@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from infer.reconstruction_metrics import ReconstructionMetrics, ReconstructionReport
+from infer.metrics.reconstruction import ReconstructionMetrics, ReconstructionReport
 
 RATE = 44_100
 
@@ -67,17 +67,19 @@ def test_known_differences():
     assert report_of(noisy, original).si_sdr_db == pytest.approx(20, abs=0.2)
 
 
-def test_silent_original_has_no_ratio():
-    silence = torch.zeros(2, RATE)
-    report = report_of(noise(RATE, 0), silence)
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_distances_to_a_silent_or_constant_original_mean_nothing(value: float):
+    report = report_of(noise(RATE, 0), torch.full((2, RATE), value))
+    assert report.is_silent
+    assert report.stft_distance is None
+    assert report.mel_distance is None
     assert report.si_sdr_db is None
-    assert report.loudness_difference_lu is None
-    assert report.width_difference is None
-    assert report.stft_distance > 1
+    assert not report_of(noise(RATE, 0), torch.cat((torch.zeros(1, RATE), noise(RATE, 1, 1)))).is_silent
 
 
 def test_shorter_than_a_window():
     report = report_of(noise(10, 1), noise(10, 0))
+    assert report.stft_distance is not None
     assert report.stft_distance > 0
     assert report.loudness_difference_lu is None
 
