@@ -22,7 +22,7 @@ from models.timing import Position
 class AudioLDM(MelHost):
     """A published AudioLDM: cvssp/audioldm, audioldm-s-full, audioldm-m-full, audioldm-l-full and their like."""
 
-    queues = (QueueConfig(context_frames=16, chunk_frames=8, num_chunks=10, steps_per_shift=5),)
+    queues = (QueueConfig(context_frames=32, chunk_frames=8, num_chunks=12, steps_per_shift=4),)
 
     def __init__(self, text_encoder: Any, tokenizer: Any, **parts: Any):
         super().__init__(**parts)

@@ -26,7 +26,7 @@ NUM_GENERATED = 8
 class AudioLDM2(MelHost):
     """A published AudioLDM2: cvssp/audioldm2, audioldm2-large, audioldm2-music (those with a T5)."""
 
-    queues = (QueueConfig(context_frames=16, chunk_frames=8, num_chunks=10, steps_per_shift=5),)
+    queues = (QueueConfig(context_frames=32, chunk_frames=8, num_chunks=12, steps_per_shift=4),)
 
     def __init__(
         self,

@@ -3,8 +3,10 @@
     v = v_both + w_d (v_description - v_neither) + w_c (v_content - v_neither)
 
 The description is a CLAP vector; the content is a text that an encoder and a durator stretch to the frames it takes in
-speech, which the U-Net attends to. A content is spread over the window that the U-Net sees: a longer text than fits is
-spoken faster or cut by training's bound of 1,000 frames, and each cue brings a content of its own.
+speech, which the U-Net attends to. The paper does not say how a text goes on in an endless stream. Here a content
+belongs to the frames of its cue: the window that holds them attends to all of it, so that a long text is not read to
+its end; give it in parts, by cues. No mask reaches the U-Net, as in training: contents of several lengths that are in
+the queue, or in a batch, at once are padded to the longest, which the shorter ones notice a little.
 
 The published file holds U-Net, durator and content encoder; the rest comes from the models it was built on.
 
@@ -43,7 +45,7 @@ NEEDED = {
 class VoiceLDM(MelHost):
     """A published VoiceLDM, in a folder with what it was built on."""
 
-    queues = (QueueConfig(context_frames=16, chunk_frames=8, num_chunks=10, steps_per_shift=5),)
+    queues = (QueueConfig(context_frames=32, chunk_frames=8, num_chunks=12, steps_per_shift=4),)
 
     def __init__(
         self,
@@ -90,9 +92,8 @@ class VoiceLDM(MelHost):
         content_scale: float,
     ) -> list[tuple[NamedConditioning, float]]:
         """Return the rows with both, description alone and content alone, whose weights are 1, w_d and w_c."""
-        description, content = (text.description, text.content) if isinstance(text, Spoken) else (text, NO_CONTENT)
-        described, undescribed = self.vector(description), self.vector("")
-        spoken, silent = self.contents(content)
+        described, undescribed = self.vector(text), self.vector("")
+        spoken, silent = self.contents(content_of(text))
         return [
             (self._condition(described, spoken), 1.0),
             (self._condition(described, silent), guidance_scale),
@@ -133,6 +134,13 @@ class VoiceLDM(MelHost):
         hidden = self.content_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         spoken, silent = self.durator(hidden, tokens.attention_mask.bool()).split(1)
         return spoken, silent
+
+
+def content_of(text: Text) -> str:
+    """Return the words of a text; of a blend those of its nearer part, since words cannot be mixed."""
+    if isinstance(text, Blend):
+        return content_of(text.start if text.weight < 0.5 else text.end)
+    return text.content if isinstance(text, Spoken) else NO_CONTENT
 
 
 def read_published(folder: Path) -> dict[str, Tensor]:

@@ -1,3 +1,5 @@
+import math
+
 import torch
 
 from infer.hosts.durator import Durator, own_names
@@ -8,8 +10,9 @@ def make_durator(frames_per_character: float | None = None) -> Durator:
     torch.manual_seed(0)
     durator = Durator(width=16).eval()
     if frames_per_character is not None:
-        torch.nn.init.zeros_(durator.durations.proj.weight)
-        torch.nn.init.constant_(durator.durations.proj.bias, torch.tensor(frames_per_character).log().item())
+        state = durator.state_dict()
+        state["durations.proj.weight"].zero_()
+        state["durations.proj.bias"].fill_(math.log(frames_per_character))
     return durator
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
@@ -13,6 +14,8 @@ from transformers import (
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
 )
+
+diffusers: Any = pytest.importorskip("diffusers")
 
 EMBEDDING = 24
 
@@ -58,8 +61,6 @@ def clap_text_encoder(vocabulary: int) -> ClapTextModelWithProjection:
 
 def unet(**changes: Any) -> Any:
     """AudioLDM's U-Net: four levels, time stride 8, 8 x 16 latents."""
-    from diffusers import UNet2DConditionModel
-
     config = {
         "sample_size": 128,
         "in_channels": 8,
@@ -76,14 +77,12 @@ def unet(**changes: Any) -> Any:
         "projection_class_embeddings_input_dim": EMBEDDING,
         "class_embeddings_concat": True,
     }
-    return UNet2DConditionModel(**(config | changes))
+    return diffusers.UNet2DConditionModel(**(config | changes))
 
 
 def scheduler() -> Any:
     """AudioLDM's noise schedule."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
+    return diffusers.DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.0015,
         beta_end=0.0195,
@@ -97,9 +96,7 @@ def scheduler() -> Any:
 
 def mel_vae() -> Any:
     """AutoencoderKL over log-mel spectrograms: 4 mel frames and 4 mel bins a cell."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         in_channels=1,
         out_channels=1,
         latent_channels=8,
@@ -113,8 +110,8 @@ def mel_vae() -> Any:
 
 
 def vocoder() -> SpeechT5HifiGan:
-    """HiFi-GAN at 16 kHz, 160 samples a mel frame."""
-    return SpeechT5HifiGan(
+    """HiFi-GAN at 16 kHz, 160 samples a mel frame, loud enough to be compared."""
+    network = SpeechT5HifiGan(
         SpeechT5HifiGanConfig(
             model_in_dim=64,
             sampling_rate=16_000,
@@ -126,15 +123,17 @@ def vocoder() -> SpeechT5HifiGan:
             normalize_before=False,
         )
     )
+    for parameter in network.parameters():
+        if parameter.ndim == 3:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return network
 
 
 def write_audioldm(folder: Path, seed: int = 0) -> Any:
     """Write an AudioLDM as the hub has it; returns the pipeline."""
-    from diffusers import AudioLDMPipeline
-
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer(folder.with_name(f"{folder.name}-tokenizer"))
-    pipeline = AudioLDMPipeline(
+    pipeline = diffusers.AudioLDMPipeline(
         vae=mel_vae(),
         text_encoder=clap_text_encoder(len(tokenizer)),
         tokenizer=tokenizer,
@@ -176,7 +175,6 @@ def t5_encoder(width: int) -> Any:
 
 def write_audioldm2(folder: Path, seed: int = 0) -> Any:
     """Write an AudioLDM2 as the hub has it; returns the pipeline."""
-    from diffusers import AudioLDM2Pipeline, AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
     from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
@@ -195,7 +193,7 @@ def write_audioldm2(folder: Path, seed: int = 0) -> Any:
         projection_dim=EMBEDDING,
         enable_fusion=False,
     )
-    network = AudioLDM2UNet2DConditionModel(
+    network = diffusers.AudioLDM2UNet2DConditionModel(
         sample_size=128,
         in_channels=8,
         out_channels=8,
@@ -207,11 +205,11 @@ def write_audioldm2(folder: Path, seed: int = 0) -> Any:
         attention_head_dim=4,
         cross_attention_dim=((None, 12, None, 20),) * 4,
     )
-    pipeline = AudioLDM2Pipeline(
+    pipeline = diffusers.AudioLDM2Pipeline(
         vae=mel_vae(),
         text_encoder=ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=EMBEDDING)),
         text_encoder_2=t5_encoder(20),
-        projection_model=AudioLDM2ProjectionModel(EMBEDDING, 20, 12),
+        projection_model=diffusers.AudioLDM2ProjectionModel(EMBEDDING, 20, 12),
         language_model=GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=99, n_embd=12, n_layer=2, n_head=2)),
         tokenizer=tokenizer,
         tokenizer_2=t5_tokenizer(),
@@ -295,17 +293,9 @@ def write_voiceldm(folder: Path, seed: int = 0) -> dict[str, Any]:
 
 def write_stable_audio(folder: Path, seed: int = 0) -> Any:
     """Write a Stable Audio Open as the hub has it, with an autoencoder of hop 16; returns the pipeline."""
-    from diffusers import (
-        AutoencoderOobleck,
-        CosineDPMSolverMultistepScheduler,
-        StableAudioDiTModel,
-        StableAudioPipeline,
-        StableAudioProjectionModel,
-    )
-
     torch.manual_seed(seed)
-    pipeline = StableAudioPipeline(
-        vae=AutoencoderOobleck(
+    pipeline = diffusers.StableAudioPipeline(
+        vae=diffusers.AutoencoderOobleck(
             encoder_hidden_size=4,
             downsampling_ratios=[2, 2, 4],
             channel_multiples=[1, 2, 4],
@@ -315,9 +305,9 @@ def write_stable_audio(folder: Path, seed: int = 0) -> Any:
             sampling_rate=44_100,
         ),
         text_encoder=t5_encoder(20),
-        projection_model=StableAudioProjectionModel(20, 16, 0, 512),
+        projection_model=diffusers.StableAudioProjectionModel(20, 16, 0, 512),
         tokenizer=t5_tokenizer(),
-        transformer=StableAudioDiTModel(
+        transformer=diffusers.StableAudioDiTModel(
             sample_size=64,
             in_channels=6,
             out_channels=6,
@@ -330,7 +320,7 @@ def write_stable_audio(folder: Path, seed: int = 0) -> Any:
             global_states_input_dim=32,
             cross_attention_input_dim=16,
         ),
-        scheduler=CosineDPMSolverMultistepScheduler(
+        scheduler=diffusers.CosineDPMSolverMultistepScheduler(
             solver_order=2, prediction_type="v_prediction", sigma_min=0.3, sigma_max=500
         ),
     )
