@@ -1,18 +1,17 @@
-"""Whole clips by number, on their way to an encoder: the procedural corpus's or a user's folder's."""
+"""The sets of whole clips that are encoded: a corpus's, a user's folder's, of audio shards, or a mixture of them."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from collections.abc import Sequence
+from typing import Any
 
 from data.audio import SAMPLE_RATE, AudioFile
-from data.corpus import training_clip, validation_clip
+from data.clip_set import ClipSet, WholeClip
+from data.corpus import Corpus, SyntheticCorpus, named_corpus, training_captions, training_clip, validation_clip
 from data.folder import UnreadableFiles, check_entries, list_entries, split_entries
-from data.synthetic import KINDS, captions
+from data.mixture import Shares
+from data.shard_clips import ShardClips
+from data.synthetic import KINDS
 from models.errors import UserError
 
 CORPUS_CLIPS = 2_500
@@ -30,6 +29,13 @@ class LatentDataConfig:
 
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus."""
+    shards: tuple[str, ...] | str | None = None
+    """Instead of a folder: audio shards on this machine (paths with braces, or folders of them)."""
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Several sources by weight instead: {instruments: 5, nature: 2, my_folder: 1}. `synthetic` (or `nature` and
+    `machines`, parts of it) and `instruments` are drawn; any other name is a folder or manifest."""
+    soundfont: str | None = None
+    """The General MIDI SoundFont that plays the instruments of a mixture; none: the installed one."""
     kinds: tuple[str, ...] = ()
     """Sounds of the procedural corpus, one of which is in every training clip; empty: all."""
     num_workers: int = 1
@@ -43,62 +49,35 @@ class LatentDataConfig:
         object.__setattr__(self, "kinds", tuple(self.kinds))
         if unknown := [name for name in self.kinds if name not in KINDS]:
             raise UserError(f"data.kinds: no {', '.join(unknown)} in the corpus; it has {', '.join(KINDS)}")
-        if self.kinds and self.folder is not None:
-            raise UserError("data.kinds chooses from the procedural corpus: leave it out with data.folder")
-
-
-@dataclasses.dataclass(frozen=True)
-class WholeClip:
-    """A clip on its way to the encoder."""
-
-    about: dict[str, Any]
-    audio: np.ndarray | Path
-    """(2, samples) float32, or the file where it is to be read from."""
-    file: int | None = None
-    """Its number among the set's files."""
-
-
-class ClipSet(Protocol):
-    """Whole clips by number, in two splits."""
-
-    def size(self, split: str) -> int: ...
-
-    def origin(self) -> dict[str, Any]: ...
-
-    def clip(self, split: str, index: int) -> WholeClip | None:
-        """Return a clip; None leaves it out (and it has been named and counted)."""
-        ...
-
-    def leave_out(self, clip: WholeClip, error: Exception) -> None:
-        """Name and count a clip that could not be read to its end; raises ValueError when there are too many."""
-        ...
-
-    def left_out(self) -> list[str]:
-        """Names of the files that could not be read."""
-        ...
+        if self.kinds and (self.folder is not None or self.mixture):
+            raise UserError("data.kinds chooses from the procedural corpus: leave it out with data.folder or mixture")
+        if self.shards is not None and (self.folder is not None or self.mixture or self.kinds):
+            raise UserError("data.shards goes alone: leave data.folder, data.mixture and data.kinds out")
+        if self.folder is not None and self.mixture:
+            raise UserError("give data.folder or data.mixture, not both: a mixture may name folders")
 
 
 class CorpusClips:
-    """Clips of the procedural corpus, in many words each; validation clips are of its held-out part, of all kinds."""
+    """Clips of a corpus, in many words each; validation clips are of its held-out part."""
 
-    def __init__(self, clips: int | None, validation_clips: int | None, seed: int, kinds: tuple[str, ...] = ()) -> None:
+    def __init__(self, corpus: Corpus, clips: int | None, validation_clips: int | None, seed: int) -> None:
         self.sizes = {
             "train": CORPUS_CLIPS if clips is None else clips,
             "validation": CORPUS_VALIDATION_CLIPS if validation_clips is None else validation_clips,
         }
+        self.corpus = corpus
         self.seed = seed
-        self.kinds = kinds
 
     def size(self, split: str) -> int:
         return self.sizes[split]
 
     def origin(self) -> dict[str, Any]:
-        return {"data": "data.synthetic", "seed": self.seed, "captions": NUM_CAPTIONS, "kinds": list(self.kinds)}
+        return {"seed": self.seed, "captions": NUM_CAPTIONS, **self.corpus.origin()}
 
     def clip(self, split: str, index: int) -> WholeClip | None:
         is_training = split == "train"
-        clip = training_clip(self.seed, index, self.kinds) if is_training else validation_clip(index)
-        others = captions(clip.metadata["seed"], NUM_CAPTIONS - 1, kinds=self.kinds) if is_training else []
+        clip = training_clip(self.corpus, self.seed, index) if is_training else validation_clip(self.corpus, index)
+        others = training_captions(self.corpus, self.seed, index, NUM_CAPTIONS - 1) if is_training else []
         about = {
             "metadata": {"prompts": [clip.prompt, *others], **clip.metadata},
             "name": f"{split}/{index}",
@@ -153,42 +132,61 @@ class FolderClips:
         return self.unreadable.listed()
 
 
+class MixedClips:
+    """Clips of several sets in fixed shares. A set whose share is larger than it is comes again."""
+
+    def __init__(self, sets: dict[str, ClipSet], weights: Sequence[float], clips: int, validation_clips: int) -> None:
+        self.sets = sets
+        self.weights = list(weights)
+        self._sizes = {"train": clips, "validation": validation_clips}
+        self._deals: dict[str, tuple[list[int], Shares]] = {}
+        for split in self._sizes:
+            filled = [k for k, one in enumerate(sets.values()) if one.size(split)]
+            if filled:
+                self._deals[split] = (filled, Shares([weights[k] for k in filled]))
+
+    def size(self, split: str) -> int:
+        return self._sizes[split] if split in self._deals else 0
+
+    def origin(self) -> dict[str, Any]:
+        parts = {
+            name: {"weight": w, **one.origin()} for (name, one), w in zip(self.sets.items(), self.weights, strict=True)
+        }
+        return {"data": "mixture", "parts": parts}
+
+    def clip(self, split: str, index: int) -> WholeClip | None:
+        filled, shares = self._deals[split]
+        part, number = shares.place(index)
+        one = list(self.sets.values())[filled[part]]
+        clip = one.clip(split, number % one.size(split))
+        return None if clip is None else dataclasses.replace(clip, part=filled[part])
+
+    def leave_out(self, clip: WholeClip, error: Exception) -> None:
+        list(self.sets.values())[clip.part].leave_out(clip, error)
+
+    def left_out(self) -> list[str]:
+        return [name for one in self.sets.values() for name in one.left_out()]
+
+
 def open_clips(data: LatentDataConfig, clips: int | None, validation_clips: int | None, seed: int) -> ClipSet:
     """Open what a configuration names; `clips` None: all of a folder, or the corpus's usual number."""
+    if data.mixture:
+        sets = {name: _open_part(name, data, seed) for name in data.mixture}
+        return MixedClips(
+            sets,
+            list(data.mixture.values()),
+            CORPUS_CLIPS if clips is None else clips,
+            CORPUS_VALIDATION_CLIPS if validation_clips is None else validation_clips,
+        )
+    if data.shards is not None:
+        return ShardClips(data.shards, clips, validation_clips, data.validation_share, data.max_unreadable_share)
     if data.folder is not None:
         return FolderClips(data, clips, validation_clips)
-    return CorpusClips(clips, validation_clips, seed, data.kinds)
+    return CorpusClips(SyntheticCorpus(data.kinds), clips, validation_clips, seed)
 
 
-class _Clips(Dataset):
-    """Clips for a DataLoader: position -> clip, None for one left out, or an error's message."""
-
-    def __init__(self, clips: ClipSet, numbers: list[tuple[str, int]]) -> None:
-        self.clips = clips
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, position: int) -> WholeClip | str | None:
-        try:
-            return self.clips.clip(*self.numbers[position])
-        except (UserError, OSError) as error:
-            return str(error)
-
-
-def _unchanged(clip: Any) -> Any:
-    return clip
-
-
-def read_clips(source: ClipSet, numbers: list[tuple[str, int]], num_workers: int) -> Iterator[WholeClip | None]:
-    """Read clips (split, index) ahead in other processes, in order; None for one left out.
-
-    Raises:
-        UserError: the set's own error, without a worker's traceback.
-    """
-    loader = DataLoader(_Clips(source, numbers), batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
-    for clip in loader:
-        if isinstance(clip, str):
-            raise UserError(clip)
-        yield clip
+def _open_part(name: str, data: LatentDataConfig, seed: int) -> ClipSet:
+    corpus = named_corpus(name, data.soundfont)
+    if corpus is not None:
+        return CorpusClips(corpus, None, None, seed)
+    return FolderClips(dataclasses.replace(data, folder=name, mixture={}), None, None)

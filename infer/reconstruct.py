@@ -16,10 +16,12 @@ from statistics import median
 from tqdm import tqdm
 
 from data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioFile, AudioReadError
-from data.audio_writer import WRITER_SUFFIXES, AudioWriter
+from data.audio_writer import WRITER_SUFFIXES
 from data.cli import run
 from data.encoding import reconstruct
 from infer.metrics.reconstruction import ReconstructionMetrics, ReconstructionReport
+from infer.outputs import check_output
+from infer.playback import FileSink
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.errors import UserError
@@ -29,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 def main(
-    source: Path, destination: Path, model: Path = SHIPPED_MODEL, metrics: bool = False, device: str = "auto"
+    source: Path,
+    destination: Path,
+    model: Path = SHIPPED_MODEL,
+    metrics: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
 ) -> None:
     """Pass audio through the VAE and back.
 
@@ -38,6 +45,7 @@ def main(
         destination: a wav, flac or ogg file to write, or a folder.
         model: folder of a checkpoint with a VAE.
         metrics: print how far each reconstruction is from its original.
+        overwrite: whether existing files may be replaced.
         device: auto, cuda, mps or cpu.
 
     Raises:
@@ -45,13 +53,15 @@ def main(
         UserError: no audio in the folder, or files that could not be read (the others are done all the same).
     """
     pairs = find_pairs(source, destination)
+    for _, target in pairs:
+        check_output(target, overwrite=overwrite)
     vae = VAE.load(model).to(resolve_device(device))
     check_vae(vae)
     reports: dict[str, ReconstructionReport] = {}
     failures: list[str] = []
     for path, target in pairs:
         try:
-            report = reconstruct_file(vae, path, target, metrics)
+            report = reconstruct_file(vae, path, target, metrics, overwrite)
         except AudioReadError as error:
             if not source.is_dir():
                 raise
@@ -108,15 +118,17 @@ def check_vae(vae: VAE) -> None:
         raise UserError(f"the model must be for 1 or 2 channels at {SAMPLE_RATE} Hz, got {channels} at {rate} Hz")
 
 
-def reconstruct_file(vae: VAE, source: Path, target: Path, measure: bool) -> ReconstructionReport | None:
+def reconstruct_file(
+    vae: VAE, source: Path, target: Path, measure: bool, overwrite: bool = False
+) -> ReconstructionReport | None:
     """Write the reconstruction of one file, of the same length; an interruption leaves what was made."""
     metrics = ReconstructionMetrics(SAMPLE_RATE, vae.config.audio_channels) if measure else None
-    with AudioFile(source) as file, AudioWriter(target, SAMPLE_RATE) as writer:
+    with AudioFile(source) as file, FileSink(target, SAMPLE_RATE, overwrite=overwrite) as sink:
         seconds = file.num_samples / SAMPLE_RATE
         bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
         with tqdm(total=seconds, desc=source.name, unit="s", bar_format=bar_format) as bar:
             for original, reconstruction in reconstruct(vae, file):
-                writer.write(reconstruction.expand(2, -1))
+                sink.write(reconstruction.expand(2, -1))
                 if metrics is not None:
                     metrics.push(reconstruction, original)
                 bar.update(reconstruction.shape[-1] / SAMPLE_RATE)

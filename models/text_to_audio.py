@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.checkpoint import load_config, load_part, load_weights, save_config, save_part, without_weights
-from models.errors import UserError
+from models.device import Precision, autocast_to, compile_network
+from models.errors import UserError, check_bounds
 from models.fingerprint import weights_fingerprint
 from models.queue import QueueConfig
 from models.streaming import StreamingDecoder, StreamingEncoder
@@ -72,6 +73,7 @@ class TextToAudioConfig:
     def __post_init__(self) -> None:
         queues = (QueueConfig(**queue) if isinstance(queue, dict) else queue for queue in self.queues)
         object.__setattr__(self, "queues", tuple(queues))
+        check_bounds("model.window_frames", self.window_frames, 1, 10_000_000)
         if not self.queues:
             raise UserError("queues must name at least one queue, got none")
 
@@ -167,6 +169,7 @@ class TextToAudio(nn.Module):
         self.text_encoder = text_encoder
         self.conditioner = Conditioner(config.conditioner)
         self.unet = UNet(config.unet)
+        self._precision: Precision = "float32"
 
     @property
     def device(self) -> torch.device:
@@ -283,8 +286,19 @@ class TextToAudio(nn.Module):
         return embeddings[:, mask[0]]
 
     def network(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Predict v of noisy latents (rows, latent_channels, frames) at t (rows, frames)."""
-        return self.unet(latents, t, conditioning.context, conditioning.context_mask)
+        """Predict v of noisy latents (rows, latent_channels, frames) at t (rows, frames), in float32."""
+        with autocast_to(self.device, self._precision):
+            return self.unet(latents, t, conditioning.context, conditioning.context_mask).float()
+
+    def prepare(self, precision: Precision = "float32", compile: bool = False) -> None:
+        """Choose how `network` computes from now on, and compile it.
+
+        Raises:
+            UserError: there is no compiler.
+        """
+        self._precision = precision
+        if compile:
+            compile_network(self.unet)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode whole clips to audio (batch, audio_channels, samples)."""

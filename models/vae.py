@@ -27,6 +27,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from models.checkpoint import load_part, load_weights, save_part, without_weights
 from models.errors import UserError
 from models.vae_bands import BandsConfig
+from models.vae_spectral import SpectralConfig
 from models.vae_waveform import WaveformConfig, convolutions
 
 MIN_STD = 1e-4
@@ -58,14 +59,15 @@ class VAELayers(Protocol):
         ...
 
 
-Kind = Literal["waveform", "bands"]
-KINDS: dict[Kind, type[VAELayers]] = {"waveform": WaveformConfig, "bands": BandsConfig}
+Kind = Literal["waveform", "spectral", "bands"]
+KINDS: dict[Kind, type[VAELayers]] = {"waveform": WaveformConfig, "spectral": SpectralConfig, "bands": BandsConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     kind: Kind = "waveform"
-    """Kind of encoder and decoder: "waveform" is the paper's, "bands" the shipped model's."""
+    """Kind of encoder and decoder: "waveform" is the paper's, "spectral" for small budgets, "bands" the older
+    shipped model's."""
     sample_rate: int = 44_100
     """Samples per second of the audio the model is trained on."""
     audio_channels: int = 2
@@ -76,6 +78,8 @@ class VAEConfig:
     """Bias of the posterior's scale before softplus, at the start of training."""
     waveform: WaveformConfig = field(default_factory=WaveformConfig)
     """Sizes of the kind "waveform"."""
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    """Sizes of the kind "spectral"."""
     bands: BandsConfig = field(default_factory=BandsConfig)
     """Sizes of the kind "bands"."""
 

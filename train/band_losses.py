@@ -120,10 +120,3 @@ class BandTraining(VAETraining):
 
     def _weights(self) -> dict[str, float]:
         return super()._weights() | {"tones": self.tones.weight}
-
-
-def vae_training(tones: ToneLossConfig, **settings: Any) -> VAETraining:
-    """Return the training of an autoencoder, with tones or without."""
-    if tones.weight or settings.get("part") == "tones":
-        return BandTraining(tones, **settings)
-    return VAETraining(**settings)

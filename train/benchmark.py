@@ -27,9 +27,10 @@ from models.text_encoder import TextEncoder
 from models.text_to_audio import TextToAudio, TextToAudioConfig
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig
-from train.band_losses import ToneLossConfig, vae_training
+from train.band_losses import ToneLossConfig
 from train.diffusion_training import ConditioningConfig, DemoConfig, DiffusionTraining, NoiseConfig
 from train.optimisation import OptimiserConfig
+from train.spectral_training import TonePathConfig, vae_training
 from train.trainer import CONFIGS, TrainerConfig, seed_run
 from train.vae_training import VAELossConfig, VAEStagesConfig
 
@@ -96,6 +97,7 @@ def benchmark_vae(
     data: DataConfig,
     trainer: TrainerConfig,
     tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
+    tone_path: TonePathConfig = TonePathConfig(),  # noqa: B008
     compile: bool = False,
     repeats: int = 5,
     json: bool = False,
@@ -111,6 +113,7 @@ def benchmark_vae(
         data: length of a crop and size of the batch.
         trainer: accelerator and precision.
         tones: what kind "bands" needs besides.
+        tone_path: how the tones of kind "spectral" are trained.
         compile: compile the networks.
         repeats: steps that count, after the warm-up; the median is shown.
         json: write JSON instead of a table.
@@ -118,6 +121,7 @@ def benchmark_vae(
     seed_run(0)
     module = vae_training(
         tones,
+        tone_path,
         vae=VAE(model),
         discriminator=discriminator,
         loss=loss,

@@ -19,7 +19,7 @@ import torchaudio
 from auraloss.perceptual import FIRFilter
 from torch import Tensor, nn
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 from models.spectrum import power_spectrum
 
 LEFT_RIGHT_WEIGHT = 0.5
@@ -46,11 +46,24 @@ class SpectralLossConfig:
     quiet_rms: float = 0.0
     """RMS at which an item counts half; 0 = all items count alike. Every term is relative to the item's level, so
     gradients grow as items get quieter, and a corpus of very different levels needs this."""
+    windows_per_step: int = 0
+    """Windows that a training step draws from as many equal parts of `window_lengths`, at less cost; 0 = all."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
-        if self.mel_frames < 1:
-            raise UserError(f"mel_frames must be at least 1, got {self.mel_frames}")
+        if not self.window_lengths:
+            raise UserError("loss.spectral.window_lengths must name at least one window")
+        for length in self.window_lengths:
+            check_bounds("loss.spectral.window_lengths", length, 8, 2**20)
+        check_bounds("loss.spectral.mel_bins", self.mel_bins, 0, 100_000)
+        check_bounds("loss.spectral.mel_frames", self.mel_frames, 1, 10_000)
+        for name in ("power_floor", "relative_floor", "convergence_floor", "quiet_rms"):
+            check_bounds(f"loss.spectral.{name}", getattr(self, name), 0, 1e6)
+        if self.windows_per_step and len(self.window_lengths) % self.windows_per_step:
+            raise UserError(
+                f"windows_per_step must divide the number of window_lengths, {len(self.window_lengths)}, "
+                f"got {self.windows_per_step}"
+            )
 
 
 class SpectralLoss(nn.Module):
@@ -74,16 +87,32 @@ class SpectralLoss(nn.Module):
                 used = bank[:, bank.sum(dim=0) > 0]  # narrow bands between two bins are empty
                 self.register_buffer(f"mel_{length}", used / used.sum(dim=0), persistent=False)
 
-    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return terms "stft/convergence", "stft/log_magnitude" and, if configured, "stft/mel", each a scalar."""
+    def drawn_windows(self, generator: torch.Generator) -> tuple[int, ...]:
+        """Windows for a training step, one of each part; the mean over many steps is that of all windows."""
+        lengths, count = self.config.window_lengths, self.config.windows_per_step
+        if not count:
+            return lengths
+        size = len(lengths) // count
+        drawn = torch.randint(size, (count,), generator=generator).tolist()
+        return tuple(lengths[part * size + index] for part, index in enumerate(drawn))
+
+    def forward(
+        self, prediction: Tensor, target: Tensor, window_lengths: tuple[int, ...] | None = None
+    ) -> dict[str, Tensor]:
+        """Return terms "stft/convergence", "stft/log_magnitude" and, if configured, "stft/mel", each a scalar.
+
+        Args:
+            window_lengths: some of the configuration's; None: all.
+        """
+        window_lengths = window_lengths or self.config.window_lengths
         item_rms = target.float().square().mean(dim=(1, 2)).sqrt()
         item_weights = (item_rms + 1e-6) / (item_rms + 1e-6 + self.config.quiet_rms)  # (batch,)
         prediction, target = self._channels(prediction.float()), self._channels(target.float())
         weights = self._channel_weights(prediction.device)  # (channels,)
         terms: dict[str, Tensor] = {}
-        for length in self.config.window_lengths:
+        for length in window_lengths:
             for name, distance in self._distances(prediction, target, length).items():  # distance (batch, channels)
-                value = ((distance * weights).sum(dim=1) * item_weights).mean() / len(self.config.window_lengths)
+                value = ((distance * weights).sum(dim=1) * item_weights).mean() / len(window_lengths)
                 terms[name] = terms[name] + value if name in terms else value
         return terms
 

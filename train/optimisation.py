@@ -72,15 +72,15 @@ class OptimiserConfig:
 def learning_rate(config: OptimiserConfig, step: int, num_steps: int) -> float:
     """Return the learning rate of a step, counted from 0, of a training of num_steps; see the header."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))
     shape = config.final_share + (1 - config.final_share) * cosine
     return config.learning_rate * warmup * config.decay_per_step**step * shape
 
 
 def set_learning_rate(optimiser: Any, rate: float) -> None:
-    """Let the next step have this learning rate."""
+    """Let the next step have this learning rate; a group with a "scale" has that share of it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 def make_optimiser(

@@ -10,9 +10,10 @@ from data.cli import run
 from data.datamodule import AudioDataModule, DataConfig
 from models.discriminator import DiscriminatorConfig
 from models.vae import VAE, VAEConfig
-from train.band_losses import ToneLossConfig, vae_training
+from train.band_losses import ToneLossConfig
 from train.callbacks import Demos, Export
 from train.optimisation import OptimiserConfig
+from train.spectral_training import TonePathConfig, vae_training
 from train.trainer import CONFIGS, TrainerConfig, fit, seed_run
 from train.vae_setup import check_settings, part_to_train, trained_vae
 from train.vae_training import Part, VAELossConfig, VAEStagesConfig
@@ -30,6 +31,7 @@ def main(
     data: DataConfig,
     trainer: TrainerConfig,
     tones: ToneLossConfig = ToneLossConfig(),  # noqa: B008
+    tone_path: TonePathConfig = TonePathConfig(),  # noqa: B008
     init_from: Path | None = None,
     train: Part | None = None,
     run: Path = Path("runs/vae"),
@@ -51,6 +53,7 @@ def main(
         data: what is trained on.
         trainer: length, devices, precision.
         tones: what kind "bands" needs besides.
+        tone_path: how the tones of kind "spectral" are trained.
         init_from: checkpoint folder of a trained autoencoder to go on from; `model` must be its own, or left out.
         train: with init_from, what is trained: the decoder, all (latents and statistics then become new ones), or the
             tones of kind "bands", on the tones' term alone and without decoding.
@@ -65,6 +68,7 @@ def main(
     vae = VAE(model) if init_from is None else trained_vae(init_from, model)
     module = vae_training(
         tones,
+        tone_path,
         vae=vae,
         discriminator=discriminator,
         loss=loss,

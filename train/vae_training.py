@@ -38,7 +38,7 @@ from train.optimisation import (
     make_optimiser,
     set_learning_rate,
 )
-from train.trainer import step_generators
+from train.trainer import step_generator, step_generators
 from train.training import Training
 
 NUM_DEMOS = 4
@@ -84,6 +84,8 @@ class VAEStagesConfig:
 
 class VAETraining(Training):
     """Lightning module of both stages; see the module's header."""
+
+    name = "vae"
 
     def __init__(
         self,
@@ -143,12 +145,16 @@ class VAETraining(Training):
             self._compare_latents()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        rate = learning_rate(self.optimiser, self.completed_steps, self.num_steps)
+        rate = self.rate()
         for optimiser in cast(list[LightningOptimizer], self.optimizers()):
             set_learning_rate(optimiser, rate)
         self.optimise(batch)
         self.end_step(rate, self._found)
         self._found.clear()
+
+    def rate(self) -> float:
+        """Learning rate of the present step."""
+        return learning_rate(self.optimiser, self.completed_steps, self.num_steps)
 
     def optimise(self, batch: dict[str, Any]) -> None:
         """Update the networks by one batch."""
@@ -216,10 +222,14 @@ class VAETraining(Training):
             "the decoder trains all the same; for a new U-Net measure anew: python -m data.latent_statistics",
         )
 
+    def posterior(self, audio: Tensor) -> Posterior:
+        """Posterior of a training batch, not normalised."""
+        return self.vae.raw_posterior(audio)
+
     def _encode(self, audio: Tensor) -> tuple[Posterior, list[torch.Generator]]:
         """Posterior, and the generators of this step's draws from it."""
         with torch.set_grad_enabled(not self.encoder_frozen):
-            posterior = self.vae.raw_posterior(audio)
+            posterior = self.posterior(audio)
         return posterior, step_generators(self.seed, self.completed_steps, len(audio), self.global_rank)
 
     def _reconstruct(self, audio: Tensor) -> tuple[Tensor, Posterior, Tensor]:
@@ -233,7 +243,9 @@ class VAETraining(Training):
     def _reconstruction_terms(
         self, vae: VAE, audio: Tensor, reconstruction: Tensor, posterior: Posterior, latents: Tensor
     ) -> dict[str, Tensor]:
-        return self.spectral_loss(reconstruction, audio) | {
+        is_training = vae is self.vae
+        windows = self.spectral_loss.drawn_windows(step_generator(self.seed, self.completed_steps))
+        return self.spectral_loss(reconstruction, audio, windows if is_training else None) | {
             "waveform": waveform_loss(reconstruction, audio),
             "kl": Posterior(posterior.mean.float(), posterior.std.float()).kl(),
         }

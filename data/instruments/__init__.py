@@ -25,6 +25,18 @@
 from data.instruments.clip import Clip, captions, draw_clip, plan_clip
 from data.instruments.grooves import GROOVES, KITS
 from data.instruments.piece import Part, Piece
+from data.instruments.soundfont import find_soundfont
 from data.instruments.table import INSTRUMENTS
 
-__all__ = ["GROOVES", "INSTRUMENTS", "KITS", "Clip", "Part", "Piece", "captions", "draw_clip", "plan_clip"]
+__all__ = [
+    "GROOVES",
+    "INSTRUMENTS",
+    "KITS",
+    "Clip",
+    "Part",
+    "Piece",
+    "captions",
+    "draw_clip",
+    "find_soundfont",
+    "plan_clip",
+]

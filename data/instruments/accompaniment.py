@@ -6,7 +6,7 @@ import numpy as np
 
 from data.instruments.grooves import CRASH, HIGH_TOM, KICK, LOW_TOM, MIDDLE_TOM, SNARE
 from data.instruments.harmony import voice
-from data.instruments.melody import melody_notes
+from data.instruments.melody import closing_notes, melody_notes
 from data.instruments.piece import Part
 from data.instruments.score import Note, Score, articulate, instrument_of, register_range, strokes
 
@@ -60,9 +60,8 @@ def play_arpeggio(part: Part, score: Score, rng: np.random.Generator) -> list[No
         for i in range(round(score.beats / step)):
             midi = ladder[figure[i % len(figure)] % len(ladder)]
             notes.append(Note(bar * score.beats + i * step, step, midi, score.velocity(rng, 0.08 if i == 0 else 0.0)))
-    notes = articulate(part, notes)
     root = _ladder(score.chord(score.last_bar), low, high)[0]
-    return [*notes, Note(score.last_bar * score.beats, float(score.beats), root, score.velocity(rng))]
+    return [*articulate(part, notes), *closing_notes(part, score, root, rng)]
 
 
 def play_bass(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:
@@ -81,9 +80,8 @@ def play_bass(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:
             if walking and score.beats == 3:
                 midi = (root, fifth, approach)[int(beat)]
             notes.append(Note(bar * score.beats + beat, length, midi, stroke * score.velocity(rng, 0.1)))
-    notes = articulate(part, notes)
     tonic = _fit(score.key.tonic, low, high)
-    return [*notes, Note(score.last_bar * score.beats, float(score.beats), tonic, score.velocity(rng))]
+    return [*articulate(part, notes), *closing_notes(part, score, tonic, rng)]
 
 
 def play_piece(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:
@@ -97,8 +95,8 @@ def play_piece(part: Part, score: Score, rng: np.random.Generator) -> list[Note]
     lower = [
         replace(note, midi=_fit(note.midi % 12, split - 14, split - 2), velocity=0.75 * note.velocity) for note in lower
     ]
-    *body, last = melody
-    return sorted([*articulate(part, body), last, *lower], key=lambda note: note.start)
+    melody = articulate(part, melody, but_from=score.last_bar * score.beats)
+    return sorted([*melody, *lower], key=lambda note: note.start)
 
 
 def play_drums(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:  # noqa: ARG001 as all players

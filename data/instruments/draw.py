@@ -154,7 +154,8 @@ def _draw_note(rng: np.random.Generator, fixed: dict[str, str | int]) -> Piece:
     )  # fmt: skip
     strikes = choose(rng, (1, 3, 4, 6, 8), (0.5, 0.15, 0.15, 0.1, 0.1))
     held = strikes == 1 and instrument.sustained and not staccato
-    tempo = choose(rng, (30, 40, 50, 60, 80) if held else (60, 80, 100, 120))
+    struck = (60, 80, 100, 120) if instrument.ring_seconds > 1 else (120, 150, 200)
+    tempo = choose(rng, (30, 40, 50, 60, 80) if held else struck)
     return Piece(form="note", parts=(_place_solo(rng, part),), tempo_bpm=tempo, num_bars=strikes, midi=midi)
 
 
@@ -194,7 +195,7 @@ def _draw_music(rng: np.random.Generator, kind: str, fixed: dict[str, str | int]
         parts = (replace(parts[0], side=str(fixed["side"])), *parts[1:])
     seconds = float(np.clip(MEDIAN_SECONDS * np.exp(0.35 * rng.standard_normal()), MIN_SECONDS, MAX_SECONDS))
     bar_seconds = METRES[metre] * 60.0 / tempo
-    num_bars = max(3, round((seconds - LEAD_IN_SECONDS - TAIL_SECONDS) / bar_seconds))
+    num_bars = max(3, round((seconds - LEAD_IN_SECONDS - TAIL_SECONDS["room"]) / bar_seconds))
     return Piece(
         form="piece",
         parts=parts,

@@ -35,10 +35,14 @@ class Motif:
 
 
 def draw_motif(score: Score, part: Part, rng: np.random.Generator, longest: bool = False) -> Motif:
-    """Draw a motif that the instrument can play at the piece's tempo: the shortest note speaks."""
-    shortest = instrument_of(part).shortest_seconds / score.piece.beat_seconds
-    rhythms = [rhythm for rhythm in RHYTHMS[score.piece.metre] if min(rhythm) >= shortest]
+    """Draw a motif that suits the instrument at the piece's tempo: the shortest note speaks, the longest one rings."""
+    instrument, beat_seconds = instrument_of(part), score.piece.beat_seconds
+    rhythms = [
+        rhythm for rhythm in RHYTHMS[score.piece.metre] if min(rhythm) * beat_seconds >= instrument.shortest_seconds
+    ]
     rhythms = rhythms or [RHYTHMS[score.piece.metre][-1]]
+    ringing = max(instrument.ring_seconds / beat_seconds, min(map(max, rhythms)))
+    rhythms = [rhythm for rhythm in rhythms if max(rhythm) <= ringing]
     if longest:
         rhythms = [rhythm for rhythm in rhythms if len(rhythm) <= max(3, min(map(len, rhythms)))]
     lengths = rhythms[rng.integers(len(rhythms))]
@@ -71,15 +75,25 @@ def melody_notes(
             start += length
             last = float(midi)
     final = _fold(nearest((score.key.tonic,), last), low, high)
-    notes.append(Note(float(score.last_bar * score.beats), float(score.beats), final, score.velocity(rng)))
-    return notes
+    return [*notes, *closing_notes(part, score, final, rng)]
+
+
+def closing_notes(part: Part, score: Score, midi: int, rng: np.random.Generator) -> list[Note]:
+    """The last bar: its note held, or struck again in the middle where it would have died away."""
+    start, beats = float(score.last_bar * score.beats), float(score.beats)
+    if beats * score.piece.beat_seconds <= instrument_of(part).ring_seconds:
+        return [Note(start, beats, midi, score.velocity(rng))]
+    half = float(-(-score.beats // 2))
+    return [
+        Note(start, half, midi, score.velocity(rng)),
+        Note(start + half, beats - half, midi, score.velocity(rng, -0.08)),
+    ]
 
 
 def play_melody(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:
     """A melody alone."""
     notes = melody_notes(part, score, rng, register_range(part), score.entry_bar)
-    *body, last = notes
-    return [*articulate(part, body), last]
+    return articulate(part, notes, but_from=score.last_bar * score.beats)
 
 
 def _step(score: Score, anchor: int, steps: int) -> int:

@@ -17,8 +17,8 @@ SIDES = ("left", "center", "right")
 SLOW_BPM, FAST_BPM = 80, 132
 """Tempos up to which a piece is slow, and from which it is fast."""
 LEAD_IN_SECONDS = 0.05
-TAIL_SECONDS = 1.6
-"""After the last note's end: what rings on, fading to silence."""
+TAIL_SECONDS = {"dry": 0.8, "room": 1.2, "hall": 2.2}
+"""After the last note's end: what rings on in a space, fading to silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Piece:
     @property
     def seconds(self) -> float:
         """Length of the clip."""
-        return round(LEAD_IN_SECONDS + self.num_beats * self.beat_seconds + TAIL_SECONDS, 4)
+        return round(LEAD_IN_SECONDS + self.num_beats * self.beat_seconds + TAIL_SECONDS[self.space], 4)
 
     @property
     def drums(self) -> Part | None:

@@ -42,7 +42,7 @@ def perform(piece: Piece, scores: Sequence[Sequence[Note]], font: SoundFont, rng
         mixed += seat(part, sound, alone=len(piece.parts) == 1)
     mixed = reverberate(mixed, piece.space)
     mixed -= np.mean(mixed, axis=-1, keepdims=True)
-    mixed *= ramp(num_samples, 0.0, 0.6 * TAIL_SECONDS)
+    mixed *= ramp(num_samples, 0.0, 0.6 * TAIL_SECONDS[piece.space])
     mixed *= db_to_gain(LEVELS_DB[piece.dynamics]) / (active_level(mixed) + 1e-9)
     return (mixed * min(1.0, PEAK / float(np.max(np.abs(mixed)))) + floor).astype(np.float32)
 

@@ -1,5 +1,6 @@
 """What composing works with: notes, and what all parts of a piece share."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,9 +80,10 @@ def instrument_of(part: Part) -> Instrument:
     return INSTRUMENTS[part.instrument]
 
 
-def articulate(part: Part, notes: list[Note]) -> list[Note]:
-    """Sound each note for the share of its length that the part's articulation says."""
-    return [replace(note, length=note.length * SOUNDED[part.articulation]) for note in notes]
+def articulate(part: Part, notes: list[Note], but_from: float = math.inf) -> list[Note]:
+    """Sound each note for the share of its length that the part's articulation says; from a beat on, for all of it."""
+    share = SOUNDED[part.articulation]
+    return [replace(note, length=note.length * share) if note.start < but_from else note for note in notes]
 
 
 def strokes(pattern: str, beats: int, bar: int) -> list[tuple[float, float, float]]:

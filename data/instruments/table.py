@@ -6,6 +6,7 @@ the named pitch), the other organs (an octave or two low), shamisen (none at low
 upper half of muted guitars, and synth effects.
 """
 
+import math
 from dataclasses import dataclass
 
 MELODY, CHORDS, ARPEGGIO, BASS, DRUMS, PIECE = "melody", "chords", "arpeggio", "bass", "drums", "piece"
@@ -31,6 +32,8 @@ class Instrument:
     """A held note goes on for as long as it is held."""
     shortest_seconds: float = 0.1
     """The shortest note that speaks."""
+    ring_seconds: float = math.inf
+    """How long a struck or plucked note is heard."""
     transpose: int = 0
     """Semitones by which the font has to be asked for a higher note than is to be heard."""
     weight: float = 1.0
@@ -135,6 +138,7 @@ _ROWS: tuple[tuple[str, int, int, int, str, tuple[str, ...]], ...] = (
 # fmt: on
 
 _SHORTEST_SECONDS = {"pad": 0.9, "ensemble": 0.35, "voices": 0.4, "strings": 0.22, "brass": 0.15}
+_RING_SECONDS = {"keys": 2.0, "guitar": 1.6, "bass": 1.5, "plucked": 0.9, "mallets": 0.8}
 _COMMON = {
     "piano": 6.0,
     "classical guitar": 2.0,
@@ -165,6 +169,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         roles=FAMILIES[family][0],
         sustained=FAMILIES[family][1],
         shortest_seconds=_SHORTEST_SECONDS.get(family, 0.1),
+        ring_seconds=_RING_SECONDS.get(family, math.inf),
         transpose=12 if name == "electric organ" else 0,
         weight=_COMMON.get(name, 1.0),
     )

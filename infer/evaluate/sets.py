@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.audio import AUDIO_SUFFIXES
 from data.audio_writer import write_audio
-from data.corpus import validation_clip
+from data.corpus import SyntheticCorpus, validation_clip
 from data.text_files import read_lines, read_text
 from infer.hashes import source_hash
 from infer.metrics.distances import Gaussian
@@ -129,7 +129,7 @@ def corpus_items(number: int, seconds: float, cache: Path, first: int = 0) -> li
     items = []
     for index in tqdm(range(first, first + number), desc="corpus", unit="clip", leave=False):
         path = folder / f"{index:06d}.flac"
-        clip = validation_clip(index)
+        clip = validation_clip(SyntheticCorpus(), index)
         if not path.exists():
             with replacing(path) as partial:
                 write_audio(partial, clip.audio[:, : round(seconds * 44_100)])

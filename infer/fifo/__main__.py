@@ -30,15 +30,16 @@ from infer.outputs import check_output, check_seconds, check_seed, file_name
 from infer.playback import PLAYERS, STDOUT, RawFormat, open_sink, play
 from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
-from models.device import resolve_device
+from models.device import Precision, resolve_device, spare_threads
 from models.errors import UserError
+from models.text_to_audio import TextToAudio
 from models.texts import Spoken, Text, check_prompt
 
 logger = logging.getLogger("infer.fifo")
 
 WITH_A_STATE = {
     *("seconds", "endless", "out", "overwrite", "cue", "cues", "output", "save_state", "resume_state"),
-    *("model", "device"),
+    *("model", "device", "precision", "compile"),
 }
 """Options that a stream taken up again may be given; all others are in its state."""
 LEAST_INIT_SECONDS = 0.1
@@ -76,6 +77,8 @@ def main(
     resume_state: Path | None = None,
     model: str = str(SHIPPED_MODEL),
     device: str = "auto",
+    precision: Precision = "float32",
+    compile: bool = False,
 ) -> None:
     """Turn a prompt into sound without end, in constant memory, written as it is made.
 
@@ -106,6 +109,8 @@ def main(
         model: A model's folder; for published models a pipeline's folder as diffusers writes it, or its name on the
             Hugging Face hub, as in --model cvssp/audioldm-s-full-v2.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: Number format in which the U-Net computes (autocast); weights and decoding stay float32.
+        compile: Compile the U-Net: faster calls after a start of up to minutes.
     """
     options = locals()
     length = None if endless else seconds
@@ -123,17 +128,20 @@ def main(
         check_state_file(save_state, overwrite=overwrite)
     if init_audio is not None:
         _check_init_audio(init_audio, out, length if output.init_audio else None)
+    sampling = with_known_focus(sampling, Path(model))
+    bundle = load_model(model, resolve_device(device), precision, compile)
+    if isinstance(bundle, TextToAudio):
+        spare_threads(bundle.unet, bundle.device)
     if resume_state is None:
         config = StreamConfig(
             method=method,
             queue=queue,
-            sampling=with_known_focus(sampling, Path(model)),
+            sampling=sampling,
             guidance=guidance,
             timing=timing,
             guard=guard,
             seconds=length if timing.needs_length else None,
         )
-        bundle = load_model(model, resolve_device(device))
         notice = trained_queue_notice(config, bundle)
         if notice is not None:
             logger.warning(notice)
@@ -143,7 +151,7 @@ def main(
             bundle, text_of(prompt or "", content), config, seeds=seed, init_audio=sound, init_in_output=in_output
         )
     else:
-        stream = load_stream(resume_state, load_model(model, resolve_device(device)))
+        stream = load_stream(resume_state, bundle)
     if save_state is not None:
         check_state_file(save_state, stream, overwrite=overwrite)
     add_cues(stream, cue, cues, content)
@@ -277,4 +285,4 @@ def _is_number(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    run(main, default_config(sys.argv[1:]), collect_cues(sys.argv[1:]))
+    run(main, default_config(sys.argv[1:]), collect_cues(sys.argv[1:]), prog="python -m infer.fifo")

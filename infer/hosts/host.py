@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from models.device import Precision
 from models.queue import QueueConfig
 from models.texts import Text
 from models.timing import Position
@@ -129,7 +130,11 @@ class Host(Protocol):
         ...
 
     def network(self, latents: Tensor, t: Tensor, conditioning: Any, /) -> Tensor:
-        """Predict v; one conditioning and the noise times of all frames for each row of the batch."""
+        """Predict v, in float32; one conditioning and the noise times of all frames for each row of the batch."""
+        ...
+
+    def prepare(self, precision: Precision, compile: bool) -> None:
+        """Choose the number format in which `network` computes from now on, and whether it is compiled."""
         ...
 
     def decode(self, latents: Tensor, /) -> Tensor:

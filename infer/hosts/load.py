@@ -12,6 +12,7 @@ from infer.hosts.audioldm2 import AudioLDM2
 from infer.hosts.host import Host
 from infer.hosts.pipelines import is_pipeline, locate_pipeline, pipeline_class
 from infer.hosts.voiceldm import VoiceLDM, is_voiceldm
+from models.device import Precision
 from models.errors import UserError
 from models.text_to_audio import TextToAudio
 
@@ -32,18 +33,27 @@ PIPELINES = {
 """Adapters by the class that a pipeline's index names."""
 
 
-def load_model(source: str | Path, device: torch.device) -> Host:
+def load_model(
+    source: str | Path, device: torch.device, precision: Precision = "float32", compile: bool = False
+) -> Host:
     """Load a model and say in one line what it is, if it is not one of this project.
+
+    Args:
+        precision: number format in which the denoiser computes.
+        compile: whether the denoiser is compiled.
 
     Raises:
         UserError: there is no model, none that can be played, or a part of it is missing or damaged.
     """
     adapter = host_class(source)
     if adapter is None:
-        return TextToAudio.load(source, device)
+        model = TextToAudio.load(source, device)
+        model.prepare(precision, compile)
+        return model
     folder = Path(source) if adapter is VoiceLDM else locate_pipeline(source)
     host = adapter.load(folder)
     host.to(device)
+    host.prepare(precision, compile)
     logger.info("%s: %s", source, describe(host))
     return host
 

@@ -19,6 +19,7 @@ from infer.hosts.frame_times import FrameTimes
 from infer.hosts.mel_windows import MelWindows, WindowConfig
 from infer.hosts.noise_clock import NoiseClock, velocity_from_eps
 from infer.hosts.vocoder import ResamplerStream, vocoder_stream
+from models.device import Precision, autocast_to
 from models.errors import UserError
 from models.fingerprint import weights_fingerprint
 
@@ -47,6 +48,7 @@ class MelHost(nn.Module):
             raise UserError(f"expected a model that predicts epsilon, got {scheduler.config.prediction_type}")
         self.unet, self.vae, self.vocoder = unet, vae, vocoder
         self.windows = windows or WindowConfig()
+        self._precision: Precision = "float32"
         self.clock = NoiseClock(scheduler.alphas_cumprod)
         self._frame_times = FrameTimes(unet)
         self._mel_factor = 2 ** (len(vae.config.block_out_channels) - 1)  # mel frames per latent frame
@@ -98,7 +100,8 @@ class MelHost(nn.Module):
             name: tensor.to(sample) if tensor.is_floating_point() else tensor
             for name, tensor in conditioning.tensors.items()
         }
-        eps = self._frame_times(sample, timesteps, **({"encoder_hidden_states": None} | given))
+        with autocast_to(self.device, self._precision):
+            eps = self._frame_times(sample, timesteps, **({"encoder_hidden_states": None} | given))
         return velocity_from_eps(latents, eps.transpose(2, 3).flatten(1, 2), t)
 
     @torch.no_grad()
@@ -115,6 +118,16 @@ class MelHost(nn.Module):
     def decoder(self) -> "MelDecoder":
         """Return a new streamed decoding."""
         return MelDecoder(self, self.windows)
+
+    def prepare(self, precision: Precision = "float32", compile: bool = False) -> None:
+        """Choose how `network` computes from now on.
+
+        Raises:
+            UserError: it should be compiled, which the hooks that give it a time per frame do not allow.
+        """
+        if compile:
+            raise UserError("published models cannot be compiled: leave out --compile")
+        self._precision = precision
 
     def fingerprint(self) -> str:
         """Return 16 digits that change with any weight."""

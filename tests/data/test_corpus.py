@@ -1,18 +1,29 @@
 """The procedural corpus as a source: true timing, several crops a clip, validation of the held-out part."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.corpus import SyntheticSource, training_clip, training_prompt, validation_clip
+from data.corpus import (
+    CorpusSource,
+    InstrumentCorpus,
+    SyntheticCorpus,
+    named_corpus,
+    training_captions,
+    training_clip,
+    validation_clip,
+)
 from data.datamodule import AudioDataModule, DataConfig
+
+SYNTHETIC = SyntheticCorpus()
 
 
 def test_crops_are_parts_of_their_clip() -> None:
-    source = pickle.loads(pickle.dumps(SyntheticSource(3, 30_000, crops_per_clip=3, num_validation=2)))
-    clip = training_clip(3, 5)
-    assert training_prompt(3, 5) == clip.prompt
+    source = pickle.loads(pickle.dumps(CorpusSource(SYNTHETIC, 3, 30_000, crops_per_clip=3, num_validation=2)))
+    clip = training_clip(SYNTHETIC, 3, 5)
+    assert len(set(training_captions(SYNTHETIC, 3, 5, 6))) > 1
     items = source.draw(5)
     assert len({item["seconds_start"] for item in items}) == 3
     for item in items:
@@ -24,19 +35,32 @@ def test_crops_are_parts_of_their_clip() -> None:
 
 
 def test_short_clips_are_padded() -> None:
-    clip = training_clip(3, 5)
+    clip = training_clip(SYNTHETIC, 3, 5)
     length = clip.audio.shape[1]
-    item = SyntheticSource(3, length + 1_000, 1, 0).draw(5)[0]
+    item = CorpusSource(SYNTHETIC, 3, length + 1_000, 1, 0).draw(5)[0]
     assert item["num_samples"] == length
     assert not item["audio"][:, length:].any()
 
 
 def test_validation_is_of_the_held_out_part() -> None:
-    item = SyntheticSource(0, 20_000, 1, 2).draw_validation(1)
-    other = SyntheticSource(9, 20_000, 1, 2).draw_validation(1)
-    assert validation_clip(1).metadata["held_out"] is not None
-    assert item["prompt"] == validation_clip(1).prompt
+    item = CorpusSource(SYNTHETIC, 0, 20_000, 1, 2).draw_validation(1)
+    other = CorpusSource(SYNTHETIC, 9, 20_000, 1, 2).draw_validation(1)
+    assert validation_clip(SYNTHETIC, 1).metadata["held_out"] is not None
+    assert item["prompt"] == validation_clip(SYNTHETIC, 1).prompt
     np.testing.assert_array_equal(item["audio"], other["audio"])
+
+
+def test_corpora_have_names() -> None:
+    assert named_corpus("synthetic") == SYNTHETIC
+    assert named_corpus("instruments", "a.sf2") == InstrumentCorpus(Path("a.sf2"))
+    assert named_corpus("my_folder") is None
+    nature, machines = named_corpus("nature"), named_corpus("machines")
+    assert isinstance(nature, SyntheticCorpus)
+    assert isinstance(machines, SyntheticCorpus)
+    assert {"rain", "birds"} <= set(nature.kinds)
+    assert {"siren", "clock"} <= set(machines.kinds)
+    assert not {"melody", "drum loop", "sustained note"} & {*nature.kinds, *machines.kinds}
+    assert all(training_clip(nature, 1, index).metadata["layers"] for index in range(2))
 
 
 def test_audio_batches() -> None:

@@ -116,6 +116,19 @@ def test_odd_formats(tmp_path: Path, name: str, subtype: str, rate: int, channel
 
 
 @pytest.mark.usefixtures("vae")
+def test_existing_files_are_kept_unless_they_may_be_replaced(tmp_path: Path):
+    write_noise(tmp_path / "in" / "a.wav", 5_000)
+    write_noise(tmp_path / "in" / "b.wav", 5_000)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.wav").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"b\.wav exists already: .*--overwrite"):
+        main(tmp_path / "in", tmp_path / "out", tmp_path / "model")
+    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [b"mine"]
+    main(tmp_path / "in", tmp_path / "out", tmp_path / "model", overwrite=True)
+    assert soundfile.info(tmp_path / "out" / "b.wav").frames == 5_000
+
+
+@pytest.mark.usefixtures("vae")
 @pytest.mark.parametrize("metrics", [False, True])
 def test_an_empty_file_is_one_line(tmp_path: Path, metrics: bool):
     soundfile.write(tmp_path / "in.wav", np.zeros((0, 2)), RATE)

@@ -60,7 +60,7 @@ def test_a_kind_builds_its_own_layers_and_takes_no_others_sizes():
     assert VAEConfig().waveform == WaveformConfig()
     assert VAEConfig(kind="bands").bands == BandsConfig()
     assert VAEConfig(kind="bands").hop_length == 1024
-    with pytest.raises(UserError, match=r"must be one of waveform, bands, got 'wavelet'"):
+    with pytest.raises(UserError, match=r"must be one of waveform, spectral, bands, got 'wavelet'"):
         VAEConfig(kind="wavelet")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=r"sizes of kind 'waveform' are given, but the autoencoder's kind is 'bands'"):
         VAEConfig(kind="bands", waveform=WaveformConfig(decoder_width=64))
