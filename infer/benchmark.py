@@ -202,9 +202,11 @@ class BareHost:
         """Return t."""
         return position
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+    def rows(
+        self, text: Text, position: Position, guidance_scale: float, content_scale: float
+    ) -> list[tuple[Conditioning, float]]:
         """Return one row with random embeddings."""
-        del text, position
+        del text, position, content_scale
         return [(conditioning(self.unet, 1, self.device), guidance_scale)]
 
     def null_row(self, negative_prompt: str | None, position: Position) -> Conditioning:

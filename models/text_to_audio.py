@@ -11,7 +11,6 @@ Source: Evans et al. 2024 (2402.04825), section 3.
 """
 
 import dataclasses
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -25,11 +24,12 @@ from torch.nn import functional as F
 from models.checkpoint import Checkpoint, Part, load_weights, part_of, read_checkpoint, save_parts, without_weights
 from models.device import Precision, autocast_to, compile_network
 from models.errors import UserError, check_bounds
+from models.fingerprint import weights_fingerprint
 from models.queue import QueueConfig
 from models.saved_config import build_config, building
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_encoder import TextEncoder
-from models.texts import Blend, Text, blend_tokens
+from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
 from models.timing import NUM_TIMING_TOKENS, Position, TimingConfig, TimingEmbedder
 from models.unet import UNet, UNetConfig
 from models.vae import VAE
@@ -253,7 +253,13 @@ class TextToAudio(nn.Module):
         """Return t at positions 0 (clean) to 1 (noise) of its own noise schedule, which is the same here."""
         return position
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float = 0.0,  # noqa: ARG002
+    ) -> list[tuple[Conditioning, float]]:
         """Return the conditionings, each a batch of one, whose predictions make up a text's, and their weights.
 
         `null_row` takes the weight that is missing to 1. Here it is one row: classifier-free guidance.
@@ -275,6 +281,8 @@ class TextToAudio(nn.Module):
         """Embed a text without padding: (1, tokens, width)."""
         if isinstance(text, Blend):
             return blend_tokens(self._tokens(text.start), self._tokens(text.end), text.weight)
+        if isinstance(text, Spoken):
+            raise UserError(NOT_SPEAKING)
         embeddings, mask = self.text_encoder.encode([text])
         return embeddings[:, mask[0]]
 
@@ -311,11 +319,7 @@ class TextToAudio(nn.Module):
 
     def fingerprint(self) -> str:
         """Return 16 digits that change with any weight."""
-        digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_fingerprint(self)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write all parts into a folder that `load` reads."""

@@ -114,7 +114,9 @@ class Host(Protocol):
         """Return t, rising, at positions 0 (clean) to 1 (noise) of its own noise schedule."""
         ...
 
-    def rows(self, text: Text, position: Position, guidance_scale: float, /) -> Sequence[tuple[Any, float]]:
+    def rows(
+        self, text: Text, position: Position, guidance_scale: float, content_scale: float, /
+    ) -> Sequence[tuple[Any, float]]:
         """Return the conditionings, each a batch of one, whose predictions make up a text's, and their weights.
 
         The first one is the full condition. `null_row` takes the weight that is missing to 1: classifier-free guidance
