@@ -1,12 +1,10 @@
-"""Lightning callbacks: stop and progress by steps, checkpoints to resume from, demos, exports.
+"""Lightning callbacks: stop and progress by steps, demos, exports.
 
 A module trained with these counts its own optimiser steps in `completed_steps`, because Lightning's `global_step`
 counts the steps of every optimiser.
 """
 
-import contextlib
 import logging
-import os
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,12 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio_writer import write_audio
-from data.interrupts import Interrupts
 from infer.pictures import draw_spectrograms
 
 logger = logging.getLogger(__name__)
-
-RESUME_NAME = "last.ckpt"
 
 
 class TrainingModule(Protocol):
@@ -98,66 +93,6 @@ class StepProgressBar(ProgressBar):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-class ResumeCheckpoint(Callback):
-    """Keep one Lightning checkpoint to resume from, replaced every n steps, at the end, on Ctrl-C and on SIGTERM."""
-
-    def __init__(self, folder: Path, every_steps: int) -> None:
-        self.folder = folder
-        self.every_steps = every_steps
-        self.saved_at = -1
-        # Both wait for the step's end, so that what is saved goes on exactly.
-        self._interrupts = Interrupts(notice="told to stop: the step is finished first")
-        self._entered = contextlib.ExitStack()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._entered.enter_context(self._interrupts)
-        self._entered.enter_context(self._interrupts.held())
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if _steps(pl_module) % self.every_steps == 0:
-            self._save(trainer, _steps(pl_module))
-        self._stop_together(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._stop_together(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer, _steps(pl_module))
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt | SystemExit) and _steps(pl_module) > 0:
-            self._save(trainer, _steps(pl_module))
-            logger.info("saved step %d, continue with --resume last", self.saved_at)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._entered.close()
-
-    def _stop_together(self, trainer: Trainer) -> None:
-        """Stop every process after the same step, whichever was told: they wait for each other in the save."""
-        if trainer.strategy.reduce_boolean_decision(self._interrupts.is_waiting, all=False):
-            self._interrupts.pass_on()
-            raise KeyboardInterrupt("another process was told to stop")
-
-    def _save(self, trainer: Trainer, steps: int) -> None:
-        if steps == self.saved_at:
-            return
-        partial = self.folder / (RESUME_NAME + ".partial")
-        trainer.save_checkpoint(partial, weights_only=False)  # the optimisers' state too
-        if trainer.is_global_zero:
-            os.replace(partial, self.folder / RESUME_NAME)
-        self.saved_at = steps
 
 
 class Export(Callback):

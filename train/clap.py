@@ -49,6 +49,8 @@ class TokenizerConfig:
 class ClapTraining(Training):
     """Lightning module: contrastive training step, retrieval as validation."""
 
+    name = "clap"
+
     def __init__(
         self, model: ClapConfig, optimiser: OptimiserConfig, tokenizer: Tokenizer, num_steps: int, seed: int
     ) -> None:
@@ -81,7 +83,10 @@ class ClapTraining(Training):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         audio, text = self._embed(cast(Clap, self.clap_ema.module), batch, random_crop=False)
-        self._embedded.append((audio, text, caption_ids(batch["prompt"], self.device)))
+        ids = caption_ids(batch["prompt"], self.device)
+        self._embedded.append((audio, text, ids))
+        loss = contrastive_loss(audio, text, ids, self.clap.logit_scale)
+        self.log("val/loss", loss, batch_size=len(audio), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         parts = (torch.cat(part) for part in zip(*self._embedded, strict=True))

@@ -71,6 +71,8 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))
+        check_bounds("demo.num_steps", self.num_steps, 1, 10_000)
+        check_bounds("demo.guidance_scale", self.guidance_scale, -100, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,7 @@ class NoiseConfig:
 class DiffusionTraining(Training):
     """Lightning module; see the module's header."""
 
+    name = "diffusion"
     num_samples: Tensor
     """Training samples so far by the length of their piece: of 0, (0, 1], (1, 2], ... seconds."""
 

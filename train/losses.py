@@ -19,7 +19,7 @@ import torchaudio
 from auraloss.perceptual import FIRFilter
 from torch import Tensor, nn
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 from models.spectrum import power_spectrum
 
 LEFT_RIGHT_WEIGHT = 0.5
@@ -51,13 +51,19 @@ class SpectralLossConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
+        if not self.window_lengths:
+            raise UserError("loss.spectral.window_lengths must name at least one window")
+        for length in self.window_lengths:
+            check_bounds("loss.spectral.window_lengths", length, 8, 2**20)
+        check_bounds("loss.spectral.mel_bins", self.mel_bins, 0, 100_000)
+        check_bounds("loss.spectral.mel_frames", self.mel_frames, 1, 10_000)
+        for name in ("power_floor", "relative_floor", "convergence_floor", "quiet_rms"):
+            check_bounds(f"loss.spectral.{name}", getattr(self, name), 0, 1e6)
         if self.windows_per_step and len(self.window_lengths) % self.windows_per_step:
             raise UserError(
                 f"windows_per_step must divide the number of window_lengths, {len(self.window_lengths)}, "
                 f"got {self.windows_per_step}"
             )
-        if self.mel_frames < 1:
-            raise UserError(f"mel_frames must be at least 1, got {self.mel_frames}")
 
 
 class SpectralLoss(nn.Module):

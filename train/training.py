@@ -17,6 +17,9 @@ from train.optimisation import (
     set_learning_rate,
 )
 
+FORMAT = 1
+"""Of the checkpoints that a training goes on from."""
+
 
 class Training(LightningModule):
     """A training of some networks by one optimiser, and of their averages.
@@ -28,6 +31,9 @@ class Training(LightningModule):
         num_steps: optimiser steps of the whole run.
         seed: of everything that is drawn in training.
     """
+
+    name = ""
+    """The command's, as in `train.NAME`."""
 
     def __init__(self, optimiser: OptimiserConfig, num_steps: int, seed: int) -> None:
         super().__init__()
@@ -102,6 +108,7 @@ class Training(LightningModule):
             average.update_parameters(network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"training": self.name, "format": FORMAT, "optimiser": self.optimiser.name}
         checkpoint["completed_steps"] = self.completed_steps
         checkpoint["num_batches"] = self.num_batches
         checkpoint["bad_steps"] = self.bad_steps.state_dict()

@@ -85,6 +85,8 @@ class VAEStagesConfig:
 class VAETraining(Training):
     """Lightning module of both stages; see the module's header."""
 
+    name = "vae"
+
     def __init__(
         self,
         *,

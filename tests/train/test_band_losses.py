@@ -82,7 +82,7 @@ def test_the_decoders_noise_is_the_same_in_a_resumed_training(tmp_path: Path, as
 def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first = train("vae", tmp_path / "first", *BANDS, "--trainer.max_steps", "2")
     before = load_part(first / "export", "vae")[1]
-    options = ["--init_from", str(first / "export"), "--train", "tones", "--tones.weight", "10"]
+    options = [*BANDS, "--init_from", str(first / "export"), "--train", "tones"]
     faster = ["--optimiser.learning_rate", "0.02", "--optimiser.warmup_steps", "1", "--optimiser.ema_decay", "0.5"]
     faster += ["--tones.steps", "2"]
     run = train("vae", tmp_path / "tones", *options, *faster, "--trainer.max_steps", "30")
@@ -96,7 +96,7 @@ def test_the_tones_alone_are_trained_and_learn(tmp_path: Path, capsys: pytest.Ca
     VAE(PLAIN).save(tmp_path / "plain")
     for wrong, told in (
         (["--tones.weight", "0"], "--train tones needs a tones.weight above 0"),
-        (["--init_from", str(tmp_path / "plain")], "this one has no tones"),
+        (["--init_from", str(tmp_path / "plain")], "another configuration than the given `model`"),
     ):
         with pytest.raises(SystemExit):
             train("vae", tmp_path / "wrong", *options, *wrong)

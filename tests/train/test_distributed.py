@@ -92,3 +92,31 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_a_whole_step(tmp_path
     saved = re.search(r"saved step (\d+), continue with --resume last", errors)
     assert saved
     train("vae", tmp_path, "--resume", "last", "--trainer.max_steps", str(int(saved[1]) + 1))
+
+
+def children_of(process: int) -> list[int]:
+    """Processes that a process started, by the system's table."""
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the children from /proc")
+def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path: Path):
+    process = start_two("vae", tmp_path, "--trainer.max_steps", "100000", "--trainer.checkpoint_every_steps", "1")
+    try:
+        end = time.monotonic() + 120
+        while not (tmp_path / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        (child,) = [
+            pid for pid in children_of(process.pid) if b"train.vae" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(child, signal.SIGKILL)
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert "another process of this training ended" in line
+    assert "--resume last" in line

@@ -160,5 +160,5 @@ def test_feature_matching_is_relative_and_spares_the_real_side():
 def test_a_crop_shorter_than_the_averaged_frames_is_finite():
     terms = spectral_loss(mel_frames=1000)(stereo(0), stereo(1))
     assert all(torch.isfinite(value) for value in terms.values())
-    with pytest.raises(ValueError, match="mel_frames must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"mel_frames must be in \[1, 10000\], got 0"):
         spectral_loss(mel_frames=0)
