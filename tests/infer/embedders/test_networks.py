@@ -231,7 +231,7 @@ def test_wrong_weights_and_names(tmp_path: Path):
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="holds a list, expected a dictionary of tensors"):
         load_embedder("vggish", str(path))
-    with pytest.raises(ValueError, match="expected one of clap, laion-clap"):
+    with pytest.raises(ValueError, match="expected one of aisfx, clap"):
         load_embedder("other")
     assert set(FETCH) < set(EMBEDDERS)
 
