@@ -113,7 +113,8 @@ def _draw_note(rng: np.random.Generator, fixed: dict[str, str | int]) -> Piece:
     )  # fmt: skip
     strikes = choose(rng, (1, 3, 4, 6, 8), (0.5, 0.15, 0.15, 0.1, 0.1))
     held = strikes == 1 and instrument.sustained and not staccato
-    struck = (60, 80, 100, 120) if instrument.ring_seconds > 1 else (120, 150, 200)
+    short = staccato or instrument.ring_seconds < 1
+    struck = (200, 240, 300) if short else (60, 80, 100, 120)
     tempo = choose(rng, (30, 40, 50, 60, 80) if held else struck)
     return Piece(form="note", parts=(_place_solo(rng, part),), tempo_bpm=tempo, num_bars=strikes, midi=midi)
 

@@ -68,7 +68,7 @@ _ROWS: tuple[tuple[str, int, int, int, str, tuple[str, ...]], ...] = (
     ("harpsichord", 6, 36, 84, "keys", ()),
     ("clavinet", 7, 36, 76, "keys", ("clavi",)),
     ("celesta", 8, 60, 96, "mallets", ()),
-    ("glockenspiel", 9, 79, 103, "mallets", ("bells",)),
+    ("glockenspiel", 9, 79, 103, "mallets", ("orchestra bells",)),
     ("music box", 10, 60, 96, "mallets", ()),
     ("vibraphone", 11, 53, 89, "mallets", ("vibes",)),
     ("marimba", 12, 45, 84, "mallets", ()),
