@@ -9,8 +9,9 @@ the upper half of muted guitars, and synth effects.
 import math
 from dataclasses import dataclass
 
-MELODY, CHORDS, ARPEGGIO, BASS, DRUMS, PIECE = "melody", "chords", "arpeggio", "bass", "drums", "piece"
-"""What a part plays; `PIECE` is a melody with its own accompaniment, as on a piano."""
+MELODY, HARMONY, CHORDS, ARPEGGIO, BASS, DRUMS = "melody", "harmony", "chords", "arpeggio", "bass", "drums"
+PIECE = "piece"
+"""What a part plays; harmony is an inner voice, a piece a melody with its own accompaniment, as on a piano."""
 
 
 @dataclass(frozen=True, kw_only=True)

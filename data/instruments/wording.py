@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data.instruments.ensembles import chamber_of
 from data.instruments.grooves import GROOVES, KITS
 from data.instruments.piece import Part, Piece
 from data.instruments.table import DRUMS, INSTRUMENTS
@@ -18,6 +19,7 @@ from data.instruments.vocabulary import (
     BARE_DRUM_FORMS,
     BARE_NOTE_FORMS,
     BARE_SCALE_FORMS,
+    CHAMBER_FORMS,
     CHORD_FORMS,
     DRUM_FORMS,
     DUO_FORMS,
@@ -202,9 +204,11 @@ class _Wording:
         order = words if self.rng.random() < 0.6 else self.rng.permutation(words).tolist()
         listed = f"{', '.join(order[:-1])} and {order[-1]}"
         size = pick(SIZES[len(words)], self.rng)
-        return self._fill(
-            GROOVE_FORMS if groove else GROUP_FORMS, "", list=listed, size=size, groove=name_groove(piece, self.rng)
-        )
+        family = chamber_of(piece)
+        if family is not None and self.rng.random() < 0.6:
+            return self._fill(CHAMBER_FORMS, "", list=listed, size=SIZES[len(words)][-1], family=family)
+        forms = GROOVE_FORMS if groove else GROUP_FORMS
+        return self._fill(forms, "", list=listed, size=size, groove=name_groove(piece, self.rng))
 
     def _fill(self, forms: tuple[str, ...], word: str, **others: str) -> str:
         """Fill a form in with an instrument's name and the adjectives."""

@@ -12,7 +12,7 @@ import soundfile
 from data.instruments import GROOVES, INSTRUMENTS, KITS, Part, Piece, captions, draw_clip, plan_clip
 from data.instruments.__main__ import main
 from data.instruments.compose import compose
-from data.instruments.draw import BAND_OF_GROOVE, BANDS
+from data.instruments.ensembles import BAND_OF_GROOVE, BANDS, CHAMBERS, chamber_of
 from data.instruments.grooves import METRES
 from data.instruments.harmony import MODES, Key
 from data.instruments.held_out import COMBINATIONS, PAIRS, combination_of, is_held_out
@@ -82,6 +82,7 @@ def test_there_are_enough_instruments_and_grooves() -> None:
     assert len(GROOVES) >= 12
     assert len({instrument.program for instrument in INSTRUMENTS.values()}) == len(INSTRUMENTS)
     assert set(BAND_OF_GROOVE) == set(GROOVES)
+    assert {name for names in CHAMBERS.values() for name in names} <= set(INSTRUMENTS)
     for players in BANDS.values():
         assert {name for pool in players for name in pool} <= set(INSTRUMENTS)
 
@@ -149,6 +150,7 @@ def test_what_is_drawn() -> None:
     assert {piece.metre for piece in pieces if piece.form == "piece"} == set(METRES)
     assert {piece.key.mode for piece in pieces if piece.key} == set(MODES)
     assert {len(piece.parts) for piece in pieces} == {1, 2, 3, 4, 5}
+    assert {chamber_of(piece) for piece in pieces} == {None, *CHAMBERS}
     seconds = [piece.seconds for piece in pieces if piece.form == "piece"]
     assert 18.0 < np.median(seconds) < 22.0
     assert min(seconds) > 5.0
@@ -263,7 +265,8 @@ def test_captions_say_what_they_state() -> None:
         if "groove" in piece.stated:
             assert piece.groove is not None
             assert any(word in prompt.lower() for word in (piece.groove, *GROOVES[piece.groove].words))
-        for part in piece.pitched:
+        family = chamber_of(piece)
+        for part in () if family and f"{family} " in prompt.lower() else piece.pitched:
             assert any(word.lower() in prompt.lower() for word in INSTRUMENTS[part.instrument].words), prompt
         assert "{" not in prompt
         assert "@" not in prompt
