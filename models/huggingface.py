@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoint import CONFIG_NAME, read_json, read_tensors
+from models.checkpoint import CONFIG_NAME, read_tensors
+from models.saved_config import read_json
 
 _SAFETENSORS = "model*.safetensors"
 _PICKLED = "pytorch_model*.bin"

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import load_config, load_part, load_weights, save_config, save_part, without_weights
+from models.checkpoint import Checkpoint, Part, load_weights, part_of, read_checkpoint, save_parts, without_weights
 from models.device import Precision, autocast_to, compile_network
 from models.errors import UserError, check_bounds
 from models.fingerprint import weights_fingerprint
 from models.queue import QueueConfig
+from models.saved_config import build_config, building
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_encoder import TextEncoder
 from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
@@ -322,13 +323,16 @@ class TextToAudio(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write all parts into a folder that `load` reads."""
-        self.vae.save(folder, dtype=dtype)
-        self.text_encoder.save(folder, dtype=dtype)
-        save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
-        save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
         training = dataclasses.asdict(self.config)
-        del training["unet"], training["conditioner"]  # parts of their own
-        save_config(folder, "training", training)
+        unet, conditioner = training.pop("unet"), training.pop("conditioner")  # parts of their own
+        parts = [
+            self.vae.part(dtype),
+            self.text_encoder.part(dtype),
+            part_of("conditioner", conditioner, self.conditioner, dtype),
+            part_of("unet", unet, self.unet, dtype),
+            Part("training", training),
+        ]
+        save_parts(folder, parts)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToAudio":
@@ -338,20 +342,21 @@ class TextToAudio(nn.Module):
             FileNotFoundError: the folder is not a checkpoint.
             UserError: a part is missing, or its weights do not fit its configuration.
         """
-        unet_config, unet_state = load_part(folder, "unet")
-        conditioner_config, conditioner_state = load_part(folder, "conditioner")
-        vae, text_encoder = VAE.load(folder), TextEncoder.load(folder)
-        training = load_config(folder, "training")
-        config = TextToAudioConfig(
-            unet=UNetConfig(**unet_config), conditioner=ConditionerConfig(**conditioner_config), **training
-        )
-        if "queues" not in training:
-            logger.warning("%s does not say which queue it was trained for: %s is taken", folder, config.queues[0])
-        with without_weights():
+        return read_checkpoint(folder, cls._of).to(device).eval()
+
+    @classmethod
+    def _of(cls, checkpoint: Checkpoint) -> "TextToAudio":
+        saved = {name: checkpoint.config(name) for name in ("unet", "conditioner")} | checkpoint.config("training")
+        config = build_config(TextToAudioConfig, saved, str(checkpoint.path))
+        vae, text_encoder = VAE.of(checkpoint), TextEncoder.of(checkpoint)
+        with building(f"{checkpoint.path}"), without_weights():
             model = cls(config, vae, text_encoder)
-        load_weights(model.unet, unet_state, f"{folder} (unet)")
-        load_weights(model.conditioner, conditioner_state, f"{folder} (conditioner)")
-        return model.to(device).eval()
+        for name in ("unet", "conditioner"):
+            load_weights(getattr(model, name), checkpoint.weights(name), f"{checkpoint.folder} ({name})")
+        if "queues" not in saved:
+            queue = config.queues[0]
+            logger.warning("%s does not say which queue it was trained for: %s is taken", checkpoint.folder, queue)
+        return model
 
 
 def _seconds_tensor(name: str, seconds: Seconds, batch: int, device: torch.device) -> Tensor:

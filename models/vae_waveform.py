@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 
 EPSILON = 1e-9
 """Added to divisors."""
@@ -39,6 +39,9 @@ class WaveformConfig:
     def __post_init__(self) -> None:
         for name in ("encoder_strides", "decoder_strides", "dilations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_bounds("encoder_width", self.encoder_width, 1, 100_000)
+        for each in self.dilations:
+            check_bounds("dilations", each, 1, 10_000)
         check_strides(self.encoder_strides, self.decoder_strides)
         check_halving(self.decoder_width, len(self.decoder_strides))
 
