@@ -11,7 +11,7 @@ COMMANDS = {
     "vae": "what the autoencoder keeps: STFT and mel distance, SI-SDR, FD before and after",
     "timing": "asked against measured length",
     "text": "does CLAP find the caption of a sound, and the sound of a caption?",
-    "long": "experiments on endless sound: seams, drift, repetition, memory, other methods",
+    "endless": "experiments on endless sound: seams, drift, repetition, memory, other methods",
     "compare": "two folders of results, with significance",
 }
 

@@ -25,7 +25,7 @@ from data.audio_writer import AudioWriter, write_audio
 from infer.fifo import EndlessStream, StreamConfig
 from infer.generate import generate
 from infer.guidance import GuidanceConfig
-from infer.hashes import folder_hashes
+from infer.hashes import code_of_sound, folder_hashes
 from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
@@ -69,13 +69,13 @@ class GenerationConfig:
 
     @cached_property
     def settings(self) -> dict:
-        """What the sound depends on, as plain values; the weights by their hashes."""
+        """What the sound depends on, as plain values; weights and code by their hashes."""
         settings = dataclasses.asdict(self)
         for name in ("model", "batch_size", "device", "processes"):
             del settings[name]
         for name in ("stream", "skip_seconds") if self.mode == "clip" else ("num_steps", "sampling", "guidance"):
             del settings[name]
-        return settings | {"weights": folder_hashes(self.model)}
+        return settings | {"weights": folder_hashes(self.model), "code": code_of_sound()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

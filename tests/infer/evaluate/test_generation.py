@@ -10,6 +10,7 @@ import torch
 from infer.evaluate import generation
 from infer.evaluate.generation import GenerationConfig, Request, clip_path, make_clips, read_clip
 from infer.fifo import EndlessStream, QueueOptions, StreamConfig
+from infer.fifo.__main__ import main as fifo_command
 from infer.fifo.timing import StreamTiming
 from infer.guidance import GuidanceConfig
 from models.text_to_audio import TextToAudio
@@ -88,6 +89,16 @@ def test_streams_are_those_of_infer_fifo(
     got = read_clip(make_clips(tmp_path, replace(config, mode="fifo", stream=stream), REQUESTS[:1])[0])
     expected = EndlessStream(tiny_model, "rain", stream).read(0.5)[0]
     torch.testing.assert_close(got[:, :-882], expected[:, :-882], atol=1e-4, rtol=0)  # but for the fade
+
+
+def test_what_is_measured_is_what_the_command_plays(
+    config: GenerationConfig, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Same defaults, guard and guidance; the samples of a file are those of another."""
+    monkeypatch.chdir(tmp_path)
+    got = read_clip(make_clips(tmp_path, replace(config, mode="fifo", batch_size=1), REQUESTS[:1])[0])
+    fifo_command(prompt="rain", seconds=0.5, seed=0, out="rain.flac", model=tiny_folder, device="cpu")
+    assert torch.equal(got, read_clip(tmp_path / "rain.flac"))
 
 
 def test_a_clip_told_another_length_fills_the_window(config: GenerationConfig, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The command `evaluate long`: experiments on endless sound (`long_experiments`).
+"""The command `evaluate endless`: experiments on endless sound (`endless_experiments`).
 
 Measured in the sound: seams at the joins of each method's chunks, a line at the chunk rate, course of the level,
 repetition, consistency and drift of 2 s windows (mel statistics, standardised over all streams of the experiment),
@@ -7,10 +7,8 @@ memory. Real clips of the same sounds stand beside it.
 """
 
 import dataclasses
-import hashlib
-import json
+import math
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio import SAMPLE_RATE
-from data.audio_writer import AudioWriter
 from infer.embedders import Embedder, load_embedder
-from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
-from infer.evaluate.long_experiments import Experiment, Variant, variants
-from infer.evaluate.long_figures import LENGTHS, SHOWN_SECONDS, SPECTROGRAMS, draw_lengths
-from infer.evaluate.long_measures import (
+from infer.evaluate.endless_experiments import Experiment, variants
+from infer.evaluate.endless_measures import (
     BETTER,
-    JOINED_SECONDS,
     PIECE_SECONDS,
     WINDOW_SECONDS,
     Sound,
@@ -34,17 +27,20 @@ from infer.evaluate.long_measures import (
     measure_agreement,
     measure_course,
     measure_joins,
-    measure_latent_joins,
-    measure_times,
     window_embedder,
 )
-from infer.evaluate.methods import compared_stream
+from infer.evaluate.endless_streams import Played, play_all
+from infer.evaluate.fact_prompts import FactPrompt, plain_prompts
+from infer.evaluate.methods import ComparedMethod
 from infer.evaluate.report import write_report
 from infer.evaluate.results import ReportClip, Results
-from infer.fifo.config import StreamConfig
+from infer.fifo.config import STREAM_GUIDANCE, QueueOptions, StreamConfig, with_known_focus
+from infer.fifo.guard import GuardConfig
+from infer.fifo.timing import StreamTiming
+from infer.guidance import GuidanceConfig
 from infer.hashes import folder_hashes
-from infer.pictures import draw_spectrograms
-from infer.speed import peak_memory, reset_peak_memory
+from infer.pictures import draw_spectrograms, new_figure
+from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
 from models.device import resolve_device
 from models.errors import UserError
@@ -53,16 +49,8 @@ from models.text_to_audio import TextToAudio
 POSITIONALS = ("experiment",)
 REAL = "real"
 LONGEST_REAL_SECONDS = 60.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Played:
-    """One stream on disk, and how it was made."""
-
-    path: Path
-    chunk_seconds: float
-    notes: dict[str, float]
-    """What was measured while it was made."""
+LENGTHS, SPECTROGRAMS = "length.png", "spectrograms.png"
+SHOWN_SECONDS = 20.0
 
 
 def main(
@@ -70,23 +58,34 @@ def main(
     seconds: float = 30.0,
     prompts: int = 4,
     seeds: int = 1,
+    method: ComparedMethod = "fifo",
+    queue: QueueOptions = QueueOptions(),  # noqa: B008 - frozen, as all groups below
+    sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+    guidance: GuidanceConfig = STREAM_GUIDANCE,
+    timing: StreamTiming = StreamTiming(),  # noqa: B008
+    guard: GuardConfig = GuardConfig(),  # noqa: B008
     model: Path = SHIPPED_MODEL,
-    stream: StreamConfig = StreamConfig(),  # noqa: B008
     clap: str = "",
     device: str = "auto",
     seed: int = 0,
-    out: Path = Path("runs/evaluate/long"),
+    out: Path = Path("runs/evaluate/endless"),
     report_clips: int = 3,
 ) -> None:
     """Run an experiment on endless sound; streams that are in the folder already are not made again.
 
     Args:
-        experiment: E1 focus, E2 steps, E3 length, E4 memory and time, E5 other methods, E6 parts, E7 the guard.
-        seconds: Length of a stream; of the longest one in E3 and E4.
+        experiment: focus, steps, length, cost (memory and time alone), methods, parts, or guard.
+        seconds: Length of a stream; of the longest one in length and cost.
         prompts: How many of the plain prompts.
         seeds: Streams of each prompt.
+        method: Way to make the streams, where it is not under test: those of infer.fifo, or plain-fifo, slide,
+            crossfade, concatenate.
+        queue: The queue, where it is not the one that the model was trained for.
+        sampling: Sampler and time grid.
+        guidance: How strongly the prompt acts.
+        timing: What the model is told about the place in the piece.
+        guard: What holds drift back.
         model: Folder of the model.
-        stream: What is not under test.
         clap: Export of `train.clap` that compares sound and prompt; none: left out.
         device: auto, cpu, cuda, cuda:N or mps.
         seed: Of the first stream.
@@ -98,34 +97,29 @@ def main(
     items = plain_prompts(min(seconds, LONGEST_REAL_SECONDS))[:prompts]
     judge = load_embedder("clap", clap, device) if clap else None
     bundle = TextToAudio.load(model, resolve_device(device))
+    stream = StreamConfig(
+        queue=queue, sampling=with_known_focus(sampling, model), guidance=guidance, timing=timing, guard=guard
+    )
     settings = {"experiment": experiment, "seconds": seconds, "prompts": [item.prompt for item in items]}
     results = Results(
-        command=f"evaluate long {experiment}",
-        settings=settings | {"seeds": seeds, "stream": stream, "clap": clap},
+        command=f"evaluate endless {experiment}",
+        settings=settings | {"seeds": seeds, "method": method, "stream": dataclasses.asdict(stream), "clap": clap},
         seed=seed,
         weights=folder_hashes(model),
     )
-    compared = variants(experiment, stream, bundle.queues[0], seconds)
-    names = [(item, seed + number) for number in range(seeds) for item in items]
-    played: dict[str, dict[str, Played]] = {variant.label: {} for variant in compared}
-    with tqdm(total=sum(variant.seconds for variant in compared) * len(names), unit="s", desc="play") as bar:
-        for variant in compared:
-            for item, stream_seed in names:
-                name = f"{item.prompt} {stream_seed}"
-                key = stream_key(variant, name, results.weights)
-                path = out / "streams" / f"{variant.label} {name} {key}.flac".replace(" ", "-")
-                played[variant.label][name] = play(bundle, variant, item, stream_seed, path)
-                bar.update(variant.seconds)
+    compared = variants(experiment, stream, bundle.queues[0], seconds, method)
+    streams = [(item, seed + number) for number in range(seeds) for item in items]
+    played = play_all(bundle, compared, streams, out / "streams", results.weights)
     for variant in compared:
         _add_notes(results, variant.label, played[variant.label])
-    if experiment != "E4":
+    if experiment != "cost":
         _add_sound(results, played, items, judge)
     figures = [SPECTROGRAMS]
-    first = f"{items[0].prompt} {seed}"
-    shown = {label: next(Sound(by_name[first].path).pieces(SHOWN_SECONDS)) for label, by_name in played.items()}
     out.mkdir(parents=True, exist_ok=True)
+    sounds = {label: Sound(by_name[f"{items[0].prompt} {seed}"].path) for label, by_name in played.items()}
+    shown = {label: next(sound.pieces(SHOWN_SECONDS)) for label, sound in sounds.items()}
     draw_spectrograms(items[0].prompt, shown).savefig(out / SPECTROGRAMS)
-    if experiment in ("E3", "E4"):
+    if experiment in ("length", "cost"):
         figures.append(LENGTHS)
         draw_lengths(out / LENGTHS, results, {variant.label: variant.seconds for variant in compared})
     results.save(out)
@@ -133,45 +127,19 @@ def main(
     sys.stdout.write(f"{results.table()}wrote {out}\n")
 
 
-def stream_key(variant: Variant, name: str, weights: dict[str, str]) -> str:
-    """Eight digits that change with everything a stream depends on."""
-    content = json.dumps([dataclasses.asdict(variant), name, weights], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
-
-
-def play(model: TextToAudio, variant: Variant, item: FactPrompt, seed: int, path: Path) -> Played:
-    """Write a stream to a file, and what was measured meanwhile beside it, unless they are there."""
-    config = dataclasses.replace(variant.config, seconds=variant.seconds)
-    stream = compared_stream(model, item.prompt, config, variant.method, seed)
-    chunk_seconds = stream.chunk_samples / model.sample_rate
-    beside = path.with_suffix(".json")
-    if path.exists() and beside.exists():
-        return Played(path=path, chunk_seconds=chunk_seconds, notes=json.loads(beside.read_text()))
-    chunks: list[Tensor] = []
-
-    def keep(latents: Tensor) -> None:
-        if len(chunks) * chunk_seconds < JOINED_SECONDS:
-            chunks.append(latents[0].cpu())
-
-    stream.on_latents = keep
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.unfinished.flac")
-    reset_peak_memory(model.device)
-    times, num_samples = [time.perf_counter()], 0
-    with AudioWriter(unfinished) as writer:
-        for piece in stream:
-            times.append(time.perf_counter())
-            writer.write(piece[0])
-            num_samples += piece.shape[-1]
-    notes = {
-        "real-time factor": (time.perf_counter() - times[0]) * SAMPLE_RATE / max(num_samples, 1),
-        "control latency (s of sound)": stream.lead_seconds,
-        "peak memory (MiB)": peak_memory(model.device) / 2**20,
-    }
-    notes |= measure_times(times) | measure_latent_joins(chunks)
-    unfinished.replace(path)
-    beside.write_text(json.dumps(notes))
-    return Played(path=path, chunk_seconds=chunk_seconds, notes=notes)
+def draw_lengths(path: Path, results: Results, seconds: dict[str, float]) -> None:
+    """Draw peak memory and real-time factor against the length of each variant."""
+    values = {(score.measure, score.subject): score.value for score in results.scores}
+    figure = new_figure(9, 3.5)
+    panels = figure.subplots(1, 2)
+    for axes, measure in zip(panels, ("peak memory (MiB)", "real-time factor"), strict=True):
+        heights = [values.get((measure, label), math.nan) for label in seconds]
+        axes.plot(list(seconds.values()), heights, marker="o")
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1.2 * max(heights))
+        axes.set_xlabel("length (s)")
+        axes.set_ylabel(measure)
+    figure.savefig(path)
 
 
 def _add_notes(results: Results, label: str, played: dict[str, Played]) -> None:

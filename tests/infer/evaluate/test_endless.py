@@ -1,4 +1,4 @@
-"""`evaluate long`: which streams an experiment compares, and the command on a tiny model."""
+"""`evaluate endless`: which streams an experiment compares, and the command on a tiny model."""
 
 import dataclasses
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 from matplotlib.image import imread
 
 from data.cli import run
-from infer.evaluate import long, long_measures
-from infer.evaluate.long_experiments import variants
-from infer.evaluate.long_figures import LENGTHS, SPECTROGRAMS
+from infer.evaluate import endless, endless_measures
+from infer.evaluate.endless_experiments import variants
+from infer.evaluate.endless_streams import stream_key
 from infer.evaluate.results import Results
 from infer.fifo import QueueOptions, StreamConfig
 from infer.guidance import GuidanceConfig
@@ -23,17 +23,18 @@ QUEUE = QueueConfig()
 def test_experiments():
     labels = {
         name: [variant.label for variant in variants(name, BASE, QUEUE, 60.0)]
-        for name in ("E1", "E2", "E3", "E5", "E6", "E7")
+        for name in ("focus", "steps", "length", "methods", "parts", "guard")
     }
-    assert labels["E1"] == ["offline", "equal", "initial", "middle", "last", "ours"]
-    assert labels["E3"] == ["10 s", "30 s", "60 s"]
-    assert labels["E5"][0] == "fifo"
+    assert labels["focus"] == ["concatenate", "equal", "initial", "middle", "last", "fifo"]
+    assert labels["length"] == ["10 s", "30 s", "60 s"]
+    assert labels["methods"][0] == "fifo"
     assert all(len(set(found)) == len(found) for found in labels.values())
-    assert [variant.seconds for variant in variants("E4", BASE, QUEUE, 45.0)] == [10.0, 30.0, 45.0]
+    assert [variant.seconds for variant in variants("cost", BASE, QUEUE, 45.0)] == [10.0, 30.0, 45.0]
 
 
-def test_steps_of_the_second_experiment():
-    steps = {variant.label: variant.config.queue.of(QUEUE).num_steps for variant in variants("E2", BASE, QUEUE, 10.0)}
+def test_numbers_of_steps():
+    compared = variants("steps", BASE, QUEUE, 10.0)
+    steps = {variant.label: variant.config.queue.of(QUEUE).num_steps for variant in compared}
     assert steps == {
         "200 equal": 200,
         "250 equal": 250,
@@ -44,7 +45,7 @@ def test_steps_of_the_second_experiment():
 
 
 def test_parts_change_one_thing():
-    configured, *others = (variant.config for variant in variants("E6", BASE, QUEUE, 10.0))
+    configured, *others = (variant.config for variant in variants("parts", BASE, QUEUE, 10.0))
     assert configured.queue.of(QUEUE) == QUEUE
     for other in others:
         assert (other.queue != configured.queue) + (other.sampling != configured.sampling) == 1
@@ -53,10 +54,18 @@ def test_parts_change_one_thing():
 
 
 def test_guards_are_each_alone():
-    none, *others = (variant.config for variant in variants("E7", BASE, QUEUE, 10.0))
+    none, *others = (variant.config for variant in variants("guard", BASE, QUEUE, 10.0))
     assert none.guard.pull == 0
     for other in others:
         assert sum(getattr(other, part) != getattr(none, part) for part in ("queue", "guard", "timing")) == 1
+
+
+def test_the_method_reaches_what_is_not_under_test():
+    asked = {variant.label: variant.method for variant in variants("guard", BASE, QUEUE, 10.0, "slide")}
+    assert set(asked.values()) == {"slide"}
+    assert {variant.method for variant in variants("length", BASE, QUEUE, 20.0, "concatenate")} == {"concatenate"}
+    own = {variant.label: variant.method for variant in variants("methods", BASE, QUEUE, 10.0, "slide")}
+    assert all(label == method for label, method in own.items())
 
 
 def test_measured_stream():
@@ -64,72 +73,73 @@ def test_measured_stream():
     generator = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(2, 441_000, generator=generator)
     gain = torch.rand(20, generator=generator).repeat_interleave(22_050) * 0.9 + 0.1
-    at_joins, elsewhere = long_measures.measure_joins(noise * gain, 0.5), long_measures.measure_joins(noise, 0.5)
+    at_joins, elsewhere = endless_measures.measure_joins(noise * gain, 0.5), endless_measures.measure_joins(noise, 0.5)
     assert at_joins["seam level step (effect)"] > 2
     assert at_joins["seam level step (p)"] < 0.01
     assert abs(elsewhere["seam level step (effect)"]) < 1
-    assert long_measures.measure_course(long_measures.Sound(noise))["loudness drift (LU/min, size)"] < 1
-    assert not any(name.startswith("seam") for name in long_measures.measure_joins(noise, 0.02))
+    assert endless_measures.measure_course(endless_measures.Sound(noise))["loudness drift (LU/min, size)"] < 1
+    assert not any(name.startswith("seam") for name in endless_measures.measure_joins(noise, 0.02))
 
 
 def test_times_of_chunks():
     """A first sound after 2 s, then 100 chunks of 0.1 s but for three of 0.5 s and one of 1 s."""
     steps = [2.0] + [0.1] * 48 + [0.5] * 3 + [1.0] + [0.1] * 48
     times = [5.0 + sum(steps[:k]) for k in range(len(steps) + 1)]
-    measured = long_measures.measure_times(times)
+    measured = endless_measures.measure_times(times)
     assert measured["first sound (s)"] == pytest.approx(2)
     assert measured["chunk time, median (s)"] == pytest.approx(0.1)
     assert measured["chunk time, 95th percentile (s)"] == pytest.approx(0.1)
     assert measured["chunk time, 99th percentile (s)"] == pytest.approx(0.505)
-    assert set(long_measures.measure_times(times[:2])) == {"first sound (s)"}
-    assert not long_measures.measure_times(times[:1])
+    assert set(endless_measures.measure_times(times[:2])) == {"first sound (s)"}
+    assert not endless_measures.measure_times(times[:1])
 
 
 def test_seams_of_latents():
     """Chunks that know nothing of each other, and the same frames cut where nothing happens."""
     walk = torch.randn(4, 20 * 16, generator=torch.Generator().manual_seed(1)).cumsum(dim=1) * 0.1
     chunks = list(walk.split(16, dim=1))
-    smooth = long_measures.measure_latent_joins(chunks)["seam latents (effect)"]
-    torn = long_measures.measure_latent_joins([chunk + 3 * (k % 2) for k, chunk in enumerate(chunks)])
+    smooth = endless_measures.measure_latent_joins(chunks)["seam latents (effect)"]
+    torn = endless_measures.measure_latent_joins([chunk + 3 * (k % 2) for k, chunk in enumerate(chunks)])
     assert abs(smooth) < 0.6
     assert torn["seam latents (effect)"] > 5
-    assert not long_measures.measure_latent_joins(chunks[:3])
-    assert not long_measures.measure_latent_joins(list(walk.split(1, dim=1)))
+    assert not endless_measures.measure_latent_joins(chunks[:3])
+    assert not endless_measures.measure_latent_joins(list(walk.split(1, dim=1)))
 
 
 def test_command(tiny_folder: Path, tmp_path: Path):
     queue = [
-        "--stream.queue.num_chunks",
+        "--queue.num_chunks",
         "2",
-        "--stream.queue.steps_per_shift",
+        "--queue.steps_per_shift",
         "1",
-        "--stream.queue.context_frames",
+        "--queue.context_frames",
         "8",
     ]
     where = ["--model", str(tiny_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    argv = ["E3", "--seconds", "8", "--prompts", "2", "--report_clips", "1", *queue, *where]
-    run(long.main, argv=argv, positionals=long.POSITIONALS)
+    argv = ["length", "--seconds", "8", "--prompts", "2", "--report_clips", "1", *queue, *where]
+    run(endless.main, argv=argv, positionals=endless.POSITIONALS)
     results = Results.load(tmp_path / "out")
     scores = {(score.measure, score.subject): score for score in results.scores}
     assert scores["real-time factor", "8 s"].value > 0
     assert scores["peak memory (MiB)", "8 s"].value > 10
-    assert scores["near repeats (share)", long.REAL].num == 2
+    assert scores["near repeats (share)", endless.REAL].num == 2
     assert -1 <= scores["consistency, normalised", "8 s"].value <= 1
     assert abs(scores["seam latents (effect)", "8 s"].value) < 20
-    assert scores[long_measures.DRIFT, long.REAL].num == 2
-    for name in (LENGTHS, SPECTROGRAMS):
+    assert scores[endless_measures.DRIFT, endless.REAL].num == 2
+    for name in (endless.LENGTHS, endless.SPECTROGRAMS):
         assert imread(tmp_path / "out" / name).std() > 0.01
     assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == len(results.scores) + 1
-    run(long.main, argv=argv, positionals=long.POSITIONALS)  # the streams are there: the costs are those of the first
+    # the streams are there now: the costs are those of the first time
+    run(endless.main, argv=argv, positionals=endless.POSITIONALS)
     again = {(score.measure, score.subject): score for score in Results.load(tmp_path / "out").scores}
     assert again["real-time factor", "8 s"].value == scores["real-time factor", "8 s"].value
-    other = variants("E3", dataclasses.replace(BASE, guidance=GuidanceConfig(scale=2.0)), QUEUE, 8.0)[0]
-    assert long.stream_key(other, "rain 0", {}) != long.stream_key(variants("E3", BASE, QUEUE, 8.0)[0], "rain 0", {})
+    other = variants("length", dataclasses.replace(BASE, guidance=GuidanceConfig(scale=2.0)), QUEUE, 8.0)[0]
+    assert stream_key(other, "rain 0", {}) != stream_key(variants("length", BASE, QUEUE, 8.0)[0], "rain 0", {})
     with pytest.raises(ValueError, match="at least 8 s"):
-        long.main("E3", seconds=2.0)
+        endless.main("length", seconds=2.0)
 
 
 def test_queue_of_the_base_is_valid():
-    for experiment in ("E1", "E2", "E5", "E6"):
+    for experiment in ("focus", "steps", "methods", "parts"):
         for variant in variants(experiment, StreamConfig(queue=QueueOptions(num_chunks=4)), QUEUE, 10.0):
             assert variant.config.queue.of(QUEUE).num_steps >= 1

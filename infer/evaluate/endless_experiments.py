@@ -1,11 +1,11 @@
 """Which streams the experiments on endless sound compare.
 
-    E1  offline, and equal, initial, middle, last focus as InfiniteAudio has them, beside the queue as configured
-    E2  200 and 250 equal steps, curved under 150, second order under 50
-    E3  lengths up to the asked one                     E4  the same, for memory and time alone
-    E5  the queue beside concatenation, crossfade, sliding window and plain FIFO
-    E6  context, chunk, steps, noise, focus and sampler, one changed at a time
-    E7  the guard against drift in several strengths, and timing
+    focus     clips end to end, and equal, initial, middle, last focus in InfiniteAudio's way, beside the queue
+    steps     200 and 250 equal steps, curved under 150, second order under 50
+    length    lengths up to the asked one                   cost   the same, for memory and time alone
+    methods   the queue beside concatenation, crossfade, sliding window, plain FIFO and FIFO-Diffusion
+    parts     context, chunk, steps, noise, focus and sampler, one changed at a time
+    guard     the guard against drift in several strengths, and timing
 
 Source: Kong et al. 2025, InfiniteAudio (2506.03020), tables 1 to 3 and figure 3.
 """
@@ -21,7 +21,7 @@ from models.errors import UserError
 from models.queue import QueueConfig
 from models.schedule import Focus
 
-Experiment = Literal["E1", "E2", "E3", "E4", "E5", "E6", "E7"]
+Experiment = Literal["focus", "steps", "length", "cost", "methods", "parts", "guard"]
 
 LENGTHS_SECONDS = (10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0)
 
@@ -36,29 +36,37 @@ class Variant:
     method: ComparedMethod = "fifo"
 
 
-def variants(experiment: Experiment, base: StreamConfig, queue: QueueConfig, seconds: float) -> list[Variant]:
+def variants(
+    experiment: Experiment,
+    base: StreamConfig,
+    queue: QueueConfig,
+    seconds: float,
+    method: ComparedMethod = "fifo",
+) -> list[Variant]:
     """List what an experiment compares.
 
     Args:
         base: what is not under test.
         queue: the one that the model was trained for.
-        seconds: length of a stream; of the longest one in E3 and E4.
+        seconds: length of a stream; of the longest one in length and cost.
+        method: of the variants whose method is not under test.
     """
     if experiment not in get_args(Experiment):
         raise UserError(f"no experiment {experiment!r}, expected one of {', '.join(get_args(Experiment))}")
-    if experiment in ("E3", "E4"):
+    if experiment in ("length", "cost"):
         lengths = [*(length for length in LENGTHS_SECONDS if length < seconds), seconds]
-        return [Variant(label=f"{length:g} s", config=base, seconds=length) for length in lengths]
+        return [Variant(label=f"{length:g} s", config=base, seconds=length, method=method) for length in lengths]
     asked = base.queue.of(queue)
     base = replace(base, queue=QueueOptions(**asdict(asked)))
     compared = _COMPARED[experiment](base, asked)
     return [
-        Variant(label=label, config=config, seconds=seconds, method=method)
-        for label, (method, config) in compared.items()
+        Variant(label=label, config=config, seconds=seconds, method=own or method)
+        for label, (own, config) in compared.items()
     ]
 
 
-Compared = dict[str, tuple[ComparedMethod, StreamConfig]]
+Compared = dict[str, tuple[ComparedMethod | None, StreamConfig]]
+"""Label to method (None: the one that is asked for) and configuration."""
 
 
 def _focus(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
@@ -66,7 +74,7 @@ def _focus(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
     infinite: Compared = {
         focus: ("infinite-audio", replace(base, sampling=replace(base.sampling, focus=focus))) for focus in focuses
     }
-    return {"offline": ("concatenate", base), **infinite, "ours": ("fifo", base)}
+    return {"concatenate": ("concatenate", base), **infinite, "fifo": ("fifo", base)}
 
 
 def _steps(base: StreamConfig, queue: QueueConfig) -> Compared:
@@ -82,7 +90,7 @@ def _steps(base: StreamConfig, queue: QueueConfig) -> Compared:
     compared: Compared = {}
     for label, (num_steps, sampling) in steps.items():
         options = replace(base.queue, steps_per_shift=max(1, round(num_steps / queue.num_chunks)))
-        compared[label] = "fifo", replace(base, queue=options, sampling=sampling)
+        compared[label] = None, replace(base, queue=options, sampling=sampling)
     return compared
 
 
@@ -112,7 +120,7 @@ def _parts(base: StreamConfig, queue: QueueConfig) -> Compared:
         f"focus last, P {3 * factor:g}": replace(base, sampling=replace(sampling, focus="last", factor=3 * factor)),
         "first order": replace(base, sampling=replace(sampling, sampler="ddim", eta=0.0)),
     }
-    return {label: ("fifo", config) for label, config in changed.items()}
+    return {label: (None, config) for label, config in changed.items()}
 
 
 def _guards(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
@@ -122,16 +130,16 @@ def _guards(base: StreamConfig, queue: QueueConfig) -> Compared:  # noqa: ARG001
         "weak pull": GuardConfig(pull=0.3, mean_zone=0.5),
         "slow pull": GuardConfig(pull=1.0, beginning_seconds=8.0, average_seconds=10.0),
     }
-    compared: Compared = {label: ("fifo", replace(base, guard=guard)) for label, guard in guards.items()}
+    compared: Compared = {label: (None, replace(base, guard=guard)) for label, guard in guards.items()}
     null = replace(base, guard=guards["none"], timing=replace(base.timing, mode="null"))
-    compared["null timing"] = "fifo", null
+    compared["null timing"] = None, null
     return compared
 
 
 _COMPARED: dict[str, Callable[[StreamConfig, QueueConfig], Compared]] = {
-    "E1": _focus,
-    "E2": _steps,
-    "E5": _methods,
-    "E6": _parts,
-    "E7": _guards,
+    "focus": _focus,
+    "steps": _steps,
+    "methods": _methods,
+    "parts": _parts,
+    "guard": _guards,
 }

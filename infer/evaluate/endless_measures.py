@@ -1,4 +1,4 @@
-"""What `evaluate long` measures in one stream, and over all streams of one variant."""
+"""What `evaluate endless` measures in one stream, and over all streams of one variant."""
 
 import dataclasses
 import math
