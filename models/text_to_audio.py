@@ -302,8 +302,8 @@ class TextToAudio(nn.Module):
             compile_network(self.unet)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode whole clips to audio (batch, audio_channels, samples)."""
-        return self.vae.decode(latents)
+        """Decode whole clips to stereo audio (batch, 2, samples); a mono autoencoder's on both sides."""
+        return self.vae.decode(latents).expand(-1, 2, -1)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Encode whole stereo clips (batch, 2, samples), the last frame padded with silence."""

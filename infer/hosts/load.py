@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from infer.hosts.audioldm import AudioLDM
 from infer.hosts.audioldm2 import AudioLDM2
 from infer.hosts.host import Host
 from infer.hosts.pipelines import is_pipeline, locate_pipeline, pipeline_class
+from infer.hosts.stable_audio import StableAudioOpen
 from infer.hosts.voiceldm import VoiceLDM, is_voiceldm
 from models.device import Precision
 from models.errors import UserError
@@ -22,6 +24,7 @@ HOST_CONFIGS = Path(__file__).parents[2] / "configs/hosts"
 CONFIG_NAMES = {
     AudioLDM: "audioldm.yaml",
     AudioLDM2: "audioldm2.yaml",
+    StableAudioOpen: "stable_audio_open.yaml",
     VoiceLDM: "voiceldm.yaml",
 }
 """Settings of `infer.fifo` for each kind of published model."""
@@ -29,6 +32,7 @@ CONFIG_NAMES = {
 PIPELINES = {
     "AudioLDMPipeline": AudioLDM,
     "AudioLDM2Pipeline": AudioLDM2,
+    "StableAudioPipeline": StableAudioOpen,
 }
 """Adapters by the class that a pipeline's index names."""
 
@@ -58,7 +62,7 @@ def load_model(
     return host
 
 
-def host_class(source: str | Path) -> type[AudioLDM | AudioLDM2 | VoiceLDM] | None:
+def host_class(source: str | Path) -> type[AudioLDM | AudioLDM2 | StableAudioOpen | VoiceLDM] | None:
     """Return the adapter of a published model; None for a folder of this project.
 
     Raises:
@@ -91,9 +95,10 @@ def default_config(arguments: Sequence[str]) -> Path | None:
     return None if adapter is None else HOST_CONFIGS / CONFIG_NAMES[adapter]
 
 
-def describe(host: AudioLDM | AudioLDM2 | VoiceLDM) -> str:
+def describe(host: AudioLDM | AudioLDM2 | StableAudioOpen | VoiceLDM) -> str:
     """Say what a published model is: its kind, the size of its network, frames a second, trained window."""
-    millions = sum(parameter.numel() for parameter in host.unet.parameters()) / 1e6
+    network: nn.Module = host.transformer if isinstance(host, StableAudioOpen) else host.unet
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     rate = host.sample_rate / host.hop_length
     seconds = host.window_frames / rate
     return (

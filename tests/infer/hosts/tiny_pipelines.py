@@ -296,7 +296,7 @@ def write_stable_audio(folder: Path, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     pipeline = diffusers.StableAudioPipeline(
         vae=diffusers.AutoencoderOobleck(
-            encoder_hidden_size=4,
+            encoder_hidden_size=12,  # twice the latent channels
             downsampling_ratios=[2, 2, 4],
             channel_multiples=[1, 2, 4],
             decoder_channels=4,
@@ -320,8 +320,6 @@ def write_stable_audio(folder: Path, seed: int = 0) -> Any:
             global_states_input_dim=32,
             cross_attention_input_dim=16,
         ),
-        scheduler=diffusers.CosineDPMSolverMultistepScheduler(
-            solver_order=2, prediction_type="v_prediction", sigma_min=0.3, sigma_max=500
-        ),
+        scheduler=diffusers.EDMDPMSolverMultistepScheduler(solver_order=2, prediction_type="v_prediction"),
     )
     return _written(pipeline, folder)
