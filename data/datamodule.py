@@ -21,17 +21,14 @@ from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTrack
 from data.audio import SAMPLE_RATE
 from data.augmentation import AugmentationConfig
 from data.captions import Captioner
-from data.clips import LatentDataConfig, open_clips
 from data.corpus import CorpusSource, named_corpus
 from data.folder import FolderSource
-from data.latent_folder import LatentIndex, open_shards, write_latents
+from data.latent_folder import LatentIndex
 from data.latent_source import LatentSource
 from data.loading import Source, TrainingStream, ValidationBatches
 from data.mixture import MixedSource
 from data.shard_loading import ShardSource, ShardStream
-from models.device import resolve_device
 from models.errors import UserError, check_bounds
-from models.vae import VAE
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +110,7 @@ class DataConfig:
             raise UserError("data.latents and data.replay are for train.diffusion: this training takes data.folder")
 
 
-class _StreamDataModule(lightning.LightningDataModule):
+class StreamDataModule(lightning.LightningDataModule):
     """Serves a source, and remembers how many of its batches were trained on (prefetched ones do not count)."""
 
     def __init__(self, config: DataConfig, seed: int = 0) -> None:
@@ -166,7 +163,9 @@ class _StreamDataModule(lightning.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if stage == "fit":
-            self._readers = self._all_readers()
+            if self._stream is not None:  # each process goes on from its own; no process waits for others here
+                self._readers = [self._stream.state(self.batches_consumed)] * self._rank()[1]
+                self._stream = None
             self._batches_before = self.batches_consumed
             self._processed_before = None
 
@@ -215,7 +214,7 @@ class _StreamDataModule(lightning.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-class AudioDataModule(_StreamDataModule):
+class AudioDataModule(StreamDataModule):
     """Random crops of audio: a folder's, of shards, the procedural corpus's, or a mixture's."""
 
     def make_source(self) -> Source | ShardSource:
@@ -264,7 +263,7 @@ class AudioDataModule(_StreamDataModule):
             logger.warning("%d audio files could not be read and were left out: %s", len(names), ", ".join(names))
 
 
-class LatentDataModule(_StreamDataModule):
+class LatentDataModule(StreamDataModule):
     """Random crops of pre-encoded latents."""
 
     def make_source(self) -> Source:
@@ -275,49 +274,3 @@ class LatentDataModule(_StreamDataModule):
         crop_frames = -(-self.config.crop_samples // LatentIndex.load(first).hop_length)
         captioner = Captioner(self.config.captions)
         return LatentSource(folders, self.seed, crop_frames, self.config.num_validation, captioner)
-
-
-class TuningDataModule(_StreamDataModule):
-    """Random crops of a folder's latents, and as many of the replayed clips; all are encoded once, before the start.
-
-    A crop that is encoded as it comes costs three times its training step on a CPU, and a small folder's clips come
-    again and again. Validation has the folder's clips alone.
-
-    Args:
-        config: names the folder; `replay` clips of the procedural corpus come besides.
-        model: checkpoint folder with the autoencoder.
-        out: folder for the latents; what an interrupted start left there is kept.
-        crop_frames: length of a crop, `config.crop_samples` in the model's frames.
-    """
-
-    def __init__(self, config: DataConfig, model: Path, out: Path, crop_frames: int, seed: int = 0) -> None:
-        super().__init__(config, seed)
-        self.model = model
-        self.own, self.replayed = out / "own", out / "replayed"
-        self.crop_frames = crop_frames
-        self.prepare_data_per_node = False  # the run folder is one for all nodes
-
-    def prepare_data(self) -> None:
-        config = self.config
-        own = LatentDataConfig(
-            folder=config.folder,
-            num_workers=config.num_workers,
-            validation_share=config.validation_share,
-            max_unreadable_share=config.max_unreadable_share,
-        )
-        self.own.parent.mkdir(parents=True, exist_ok=True)
-        vae = VAE.load(self.model).to(resolve_device())
-        write_latents(vae, open_clips(own, None, None, self.seed), self.own, num_workers=config.num_workers)
-        if config.replay:
-            logger.info("replaying %d clips of the procedural corpus; --data.replay 0 leaves them out", config.replay)
-            corpus = open_clips(LatentDataConfig(), config.replay, 0, self.seed)
-            write_latents(vae, corpus, self.replayed, num_workers=config.num_workers)
-
-    def make_source(self) -> Source:
-        folders = (self.own, self.replayed) if self.config.replay else (self.own,)
-        clips = {folder: len(open_shards(folder, LatentIndex.load(folder), "train")) for folder in folders}
-        if not clips[self.own]:
-            raise UserError(f"none of the training files in {self.config.folder} can be read")
-        drawn = [folder for folder, num in clips.items() for _ in range(round(max(clips.values()) / num))]
-        captioner = Captioner(self.config.captions)
-        return LatentSource(drawn, self.seed, self.crop_frames, self.config.num_validation, captioner)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data.audio_shards import HeldOut, LeftOut, Place, Reader, Sample, expand, read_endlessly
+from data.audio_shards import LeftOut, Sample, expand
 from data.augmentation import AugmentationConfig, augment
 from data.captions import Captioner, CaptionError
 from data.loading import (
@@ -27,6 +27,7 @@ from data.loading import (
     random_generator,
     unchanged,
 )
+from data.shard_order import HeldOut, Place, Reader, read_endlessly
 from models.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -62,7 +62,8 @@ def convert(source: str, config: Path | None = None) -> tuple[VAE, str]:
     Raises:
         UserError: it is none that is known, has an option that is not supported, or does not fit its configuration.
     """
-    found = read_source(source, config)
+    with building(source):
+        found = read_source(source, config)
     state = rename(fold_weight_norm(found.tensors), found.names, found.logarithms)
     with building(source), without_weights():
         vae = VAE(found.config)
@@ -125,18 +126,21 @@ def _stable_audio_tools(given: dict[str, Any], tensors: dict[str, Tensor]) -> So
     model = _known(given, "model")
     pretransform = model.get("pretransform", {"config": model})
     autoencoder = _known(pretransform, "config")
-    bottleneck = autoencoder.get("bottleneck", {}).get("type")
+    bottleneck = _known(_known(autoencoder, "bottleneck"), "type")
     if bottleneck != "vae":
         raise UserError(f'bottleneck of type {bottleneck!r} is not supported, only "vae"')
-    types = {autoencoder[side]["type"] for side in ("encoder", "decoder")}
-    encoder, decoder = (autoencoder[side]["config"] for side in ("encoder", "decoder"))
+    sides = [_known(autoencoder, side) for side in ("encoder", "decoder")]
+    types = {_known(side, "type") for side in sides}
+    encoder, decoder = (_known(side, "config") for side in sides)
     rate, channels = _known(given, "sample_rate"), _known(autoencoder, "io_channels")
     latents, scale = _known(autoencoder, "latent_dim"), float(pretransform.get("scale", 1.0))
     part = _autoencoder_of(tensors)
+    down = _known(encoder, "strides")
     if types == {"dac"}:
-        config = _dac_config(encoder["d_model"], encoder["strides"], decoder["channels"], decoder["rates"])
-        names = dac_names(len(encoder["strides"]), len(decoder["rates"]), "encoder.encoder", "decoder.decoder")
-        names.append((f"encoder.{5 * len(encoder['strides']) + 3}", "encoder.proj_out"))
+        up = _known(decoder, "rates")
+        config = _dac_config(_known(encoder, "d_model"), down, _known(decoder, "channels"), up)
+        names = dac_names(len(down), len(up), "encoder.encoder", "decoder.decoder")
+        names.append((f"encoder.{5 * len(down) + 3}", "encoder.proj_out"))
         whole = VAEConfig(sample_rate=rate, audio_channels=channels, latent_channels=latents, waveform=config)
         return Source('stable-audio-tools\' "dac"', whole, part, names, logarithms=False, scale=scale)
     if types != {"oobleck"}:
@@ -145,19 +149,18 @@ def _stable_audio_tools(given: dict[str, Any], tensors: dict[str, Tensor]) -> So
         for option, supported in SUPPORTED.items():
             if side.get(option, False) is not supported:
                 raise UserError(f"{option} {side.get(option, False)} is not supported, only {supported}")
-    if list(encoder["strides"]) != list(decoder["strides"]):
-        raise UserError(f"strides of encoder and decoder differ: {encoder['strides']} and {decoder['strides']}")
+    if down != _known(decoder, "strides"):
+        raise UserError(f"strides of encoder and decoder differ: {down} and {decoder['strides']}")
     config = oobleck_config(
-        tuple(encoder["strides"]),
-        [multiple * encoder["channels"] for multiple in [1, *encoder["c_mults"]]],
-        [multiple * decoder["channels"] for multiple in [1, *decoder["c_mults"]]],
+        tuple(down),
+        [multiple * _known(encoder, "channels") for multiple in [1, *_known(encoder, "c_mults")]],
+        [multiple * _known(decoder, "channels") for multiple in [1, *_known(decoder, "c_mults")]],
         audio_channels=channels,
         latent_channels=latents,
         sample_rate=rate,
         tanh=decoder.get("final_tanh", True),
     )
-    names = tools_names(len(encoder["strides"]))
-    return Source('stable-audio-tools\' "oobleck"', config, part, names, logarithms=True, scale=scale)
+    return Source('stable-audio-tools\' "oobleck"', config, part, tools_names(len(down)), logarithms=True, scale=scale)
 
 
 def _descript(tensors: dict[str, Tensor], source: str) -> Source:
@@ -344,7 +347,9 @@ def _numbered(state: Mapping[str, Tensor], pattern: str) -> list[str]:
     return keys
 
 
-def _known(given: Mapping[str, Any], key: str) -> Any:
+def _known(given: Any, key: str) -> Any:
+    if not isinstance(given, dict):
+        raise UserError(f"the configuration has {given!r} where {key!r} should be an entry")
     if key not in given:
         raise UserError(f"the configuration has no {key!r}, it has {sorted(given)}")
     return given[key]

@@ -16,11 +16,12 @@ import pytest
 import soundfile
 import torch
 
-from data.audio_shards import LeftOut, Reader, expand, read_shard, split_name
+from data.audio_shards import LeftOut, expand, read_shard, split_name
 from data.augmentation import AugmentationConfig
 from data.captions import Captioner
 from data.datamodule import AudioDataModule, DataConfig
 from data.shard_loading import ShardSource, ShardStream
+from data.shard_order import Reader
 from data.tar_shards import ShardWriter
 from models.errors import UserError
 

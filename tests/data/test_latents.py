@@ -16,12 +16,13 @@ from webdataset.compat import WebDataset
 from data import latent_folder
 from data import latents as command
 from data.clips import LatentDataConfig
-from data.datamodule import DataConfig, LatentDataModule, TuningDataModule
+from data.datamodule import DataConfig, LatentDataModule
 from data.encoding import encode_clip
 from data.folder import list_entries, split_entries
 from data.latent_folder import LatentIndex
 from data.latent_source import LatentSource
 from data.tar_shards import ShardWriter
+from data.tuning import TuningDataModule
 from models.errors import UserError
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig

@@ -170,6 +170,19 @@ def test_options_that_are_not_supported_are_named(tmp_path: Path, changes: dict[
         convert(str(tmp_path))
 
 
+def test_a_damaged_configuration_is_one_line(tmp_path: Path):
+    save_file({"encoder.layers.0.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    whole = tools_config()
+    for key in ("encoder", "decoder", "bottleneck", "latent_dim", "io_channels"):
+        for broken in (None, 3, "x", [], {}):
+            given = whole | {"model": whole["model"] | {key: broken}}
+            (tmp_path / "model_config.json").write_text(json.dumps(given))
+            with pytest.raises(UserError) as caught:
+                convert(str(tmp_path))
+            assert str(tmp_path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
 def dac_state(vae: VAE, encoder: str, decoder: str) -> dict[str, Tensor]:
     """The tensors of one of our own autoencoders under the names of the Descript Audio Codec."""
     assert vae.config.waveform.projection is False or encoder != "encoder"
