@@ -7,6 +7,7 @@ the neighbourhood its filter needs, so it equals the same part of the whole file
 
 import contextlib
 import functools
+import io
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -70,14 +71,19 @@ def fold_to_stereo(audio: np.ndarray) -> np.ndarray:
 class AudioFile:
     """An open audio file, as if it were stereo at 44,100 Hz; only what `read` is asked for is decoded.
 
+    Args:
+        source: where it is, or its content.
+        name: of a content, with the suffix that tells its format.
+
     Raises:
         AudioReadError: the content is not audio, or breaks off before its stated length.
         FileNotFoundError: no such file.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file = _open(self.path)
+    def __init__(self, source: str | Path | bytes, name: str | None = None) -> None:
+        self.path = Path(name or "audio") if isinstance(source, bytes) else Path(source)
+        self._source = source if isinstance(source, bytes) else self.path
+        self._file = _open(self._source, self.path)
         self.source_rate = int(self._file.samplerate)
         self.num_channels = int(self._file.channels)
         self._num_frames = int(self._file.frames)
@@ -140,7 +146,7 @@ class AudioFile:
             if self._used and self._pre_roll:
                 # libsndfile can land elsewhere at a second seek in an ogg file.
                 self._file.close()
-                self._file = _open(self.path)
+                self._file = _open(self._source, self.path)
             self._used = True
             with _quiet_decoder() if getattr(self._file, "format", "") == "MP3" else contextlib.nullcontext():
                 self._file.seek(start - pre_roll)
@@ -183,26 +189,33 @@ def _quiet_decoder() -> Iterator[None]:
         os.close(silence)
 
 
-def _open(path: Path):
-    if not path.is_file():
-        raise FileNotFoundError(f"no such audio file: {readable(path)}")
-    if path.suffix.lower() in PYAV_SUFFIXES:
+def _open(source: Path | bytes, name: Path):
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"no such audio file: {readable(name)}")
+    if name.suffix.lower() in PYAV_SUFFIXES:
         from data.pyav import PyavFile
 
-        return PyavFile(path)
-    with path.open("rb") as file:
-        patches, remark = look(file, path.stat().st_size)
+        return PyavFile(source, name)
+    with _binary(source) as file:
+        patches, remark = look(file, file.seek(0, os.SEEK_END))
     if remark:
-        _say_once(f"{readable(path)}: {remark}")
+        _say_once(f"{readable(name)}: {remark}")
     # Bytes: a name that is not UTF-8 cannot be handed over as text. Windows has no such names.
-    source: Any = str(path) if os.name == "nt" else os.fsencode(path)
     if patches:
-        source = Patched(path.open("rb"), patches)
+        opened: Any = Patched(_binary(source), patches)
+    elif isinstance(source, bytes):
+        opened = _binary(source)
+    else:
+        opened = str(source) if os.name == "nt" else os.fsencode(source)
     try:
-        with _quiet_decoder() if path.suffix.lower() == ".mp3" else contextlib.nullcontext():
-            return soundfile.SoundFile(source)
+        with _quiet_decoder() if name.suffix.lower() == ".mp3" else contextlib.nullcontext():
+            return soundfile.SoundFile(opened)
     except soundfile.LibsndfileError as error:
-        raise AudioReadError(f"cannot read {readable(path)}: {error.error_string}") from error
+        raise AudioReadError(f"cannot read {readable(name)}: {error.error_string}") from error
+
+
+def _binary(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
 @functools.cache

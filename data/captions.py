@@ -9,9 +9,10 @@ In this order:
 Source: Evans et al. 2024 (2402.04825), section 4.
 """
 
+import importlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,65 @@ _TECHNICAL_FIELDS = frozenset({
     "sr", "channels", "bitrate", "bit_rate", "codec", "format", "num_samples", "num_frames", "seed",
 })
 # fmt: on
+
+
+class CaptionError(UserError):
+    """A user's own rule for captions fails: the run stops, whatever share of files may be unreadable."""
+
+
+class Captioner:
+    """Makes a clip's prompt: `make_prompt`, or by a rule of the user's own.
+
+    Args:
+        rule: "module:function"; the function takes a clip's metadata (with its name in the data set as "name") and
+            returns a prompt, a list of prompts of which one is drawn, or None to leave the clip out.
+
+    Raises:
+        UserError: there is no such function.
+    """
+
+    def __init__(self, rule: str | None = None) -> None:
+        self.rule = rule
+        self._load()
+
+    def __call__(self, metadata: Mapping[str, Any], generator: np.random.Generator, name: Path) -> str | None:
+        """Return the prompt of a clip, None to leave it out.
+
+        Raises:
+            CaptionError: the rule fails, naming the clip.
+        """
+        function = self._load()
+        if function is None:
+            return make_prompt(metadata, generator, name)
+        try:
+            made = function({**metadata, "name": name.as_posix()})
+        except Exception as error:
+            raise CaptionError(
+                f"data.captions {self.rule} fails for {name}: {type(error).__name__}: {error}"
+            ) from error
+        prompts = [made] if isinstance(made, str) else made
+        if prompts is None:
+            return None
+        if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+            raise CaptionError(
+                f"data.captions {self.rule} must return a prompt, a list of prompts or None, for {name} got {made!r}"
+            )
+        return prompts[int(generator.integers(len(prompts)))]
+
+    def _load(self) -> Callable[[dict[str, Any]], Any] | None:
+        """Find the function; in every process anew, so that this can be pickled."""
+        if self.rule is None:
+            return None
+        module, _, function = self.rule.partition(":")
+        if not module or not function:
+            raise UserError(f"data.captions must be module:function, got {self.rule!r}")
+        try:
+            found = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"data.captions {self.rule}: {error}") from error
+        if not callable(found):
+            raise UserError(f"data.captions {self.rule} is no function")
+        return found
 
 
 def make_prompt(metadata: Mapping[str, Any], generator: np.random.Generator, path: Path | None = None) -> str:

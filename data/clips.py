@@ -1,18 +1,16 @@
-"""Whole clips by number, on their way to an encoder: a corpus's, a user's folder's, or a mixture of them."""
+"""The sets of whole clips that are encoded: a corpus's, a user's folder's, of audio shards, or a mixture of them."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from collections.abc import Sequence
+from typing import Any
 
 from data.audio import SAMPLE_RATE, AudioFile
+from data.clip_set import ClipSet, WholeClip
 from data.corpus import Corpus, SyntheticCorpus, named_corpus, training_captions, training_clip, validation_clip
 from data.folder import UnreadableFiles, check_entries, list_entries, split_entries
 from data.mixture import Shares
+from data.shard_clips import ShardClips
 from data.synthetic import KINDS
 from models.errors import UserError
 
@@ -31,6 +29,8 @@ class LatentDataConfig:
 
     folder: str | None = None
     """A folder of audio with captions, or a manifest (.jsonl, .csv); none: the procedural corpus."""
+    shards: tuple[str, ...] | str | None = None
+    """Instead of a folder: audio shards on this machine (paths with braces, or folders of them)."""
     mixture: dict[str, float] = dataclasses.field(default_factory=dict)
     """Several sources by weight instead: {instruments: 5, nature: 2, my_folder: 1}. `synthetic` (or `nature` and
     `machines`, parts of it) and `instruments` are drawn; any other name is a folder or manifest."""
@@ -51,41 +51,10 @@ class LatentDataConfig:
             raise UserError(f"data.kinds: no {', '.join(unknown)} in the corpus; it has {', '.join(KINDS)}")
         if self.kinds and (self.folder is not None or self.mixture):
             raise UserError("data.kinds chooses from the procedural corpus: leave it out with data.folder or mixture")
+        if self.shards is not None and (self.folder is not None or self.mixture or self.kinds):
+            raise UserError("data.shards goes alone: leave data.folder, data.mixture and data.kinds out")
         if self.folder is not None and self.mixture:
             raise UserError("give data.folder or data.mixture, not both: a mixture may name folders")
-
-
-@dataclasses.dataclass(frozen=True)
-class WholeClip:
-    """A clip on its way to the encoder."""
-
-    about: dict[str, Any]
-    audio: np.ndarray | Path
-    """(2, samples) float32, or the file where it is to be read from."""
-    file: int | None = None
-    """Its number among the set's files."""
-    part: int = 0
-    """Which set of a mixture it is from."""
-
-
-class ClipSet(Protocol):
-    """Whole clips by number, in two splits."""
-
-    def size(self, split: str) -> int: ...
-
-    def origin(self) -> dict[str, Any]: ...
-
-    def clip(self, split: str, index: int) -> WholeClip | None:
-        """Return a clip; None leaves it out (and it has been named and counted)."""
-        ...
-
-    def leave_out(self, clip: WholeClip, error: Exception) -> None:
-        """Name and count a clip that could not be read to its end; raises ValueError when there are too many."""
-        ...
-
-    def left_out(self) -> list[str]:
-        """Names of the files that could not be read."""
-        ...
 
 
 class CorpusClips:
@@ -209,6 +178,8 @@ def open_clips(data: LatentDataConfig, clips: int | None, validation_clips: int 
             CORPUS_CLIPS if clips is None else clips,
             CORPUS_VALIDATION_CLIPS if validation_clips is None else validation_clips,
         )
+    if data.shards is not None:
+        return ShardClips(data.shards, clips, validation_clips, data.validation_share, data.max_unreadable_share)
     if data.folder is not None:
         return FolderClips(data, clips, validation_clips)
     return CorpusClips(SyntheticCorpus(data.kinds), clips, validation_clips, seed)
@@ -219,37 +190,3 @@ def _open_part(name: str, data: LatentDataConfig, seed: int) -> ClipSet:
     if corpus is not None:
         return CorpusClips(corpus, None, None, seed)
     return FolderClips(dataclasses.replace(data, folder=name, mixture={}), None, None)
-
-
-class _Clips(Dataset):
-    """Clips for a DataLoader: position -> clip, None for one left out, or an error's message."""
-
-    def __init__(self, clips: ClipSet, numbers: list[tuple[str, int]]) -> None:
-        self.clips = clips
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, position: int) -> WholeClip | str | None:
-        try:
-            return self.clips.clip(*self.numbers[position])
-        except (UserError, OSError) as error:
-            return str(error)
-
-
-def _unchanged(clip: Any) -> Any:
-    return clip
-
-
-def read_clips(source: ClipSet, numbers: list[tuple[str, int]], num_workers: int) -> Iterator[WholeClip | None]:
-    """Read clips (split, index) ahead in other processes, in order; None for one left out.
-
-    Raises:
-        UserError: the set's own error, without a worker's traceback.
-    """
-    loader = DataLoader(_Clips(source, numbers), batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
-    for clip in loader:
-        if isinstance(clip, str):
-            raise UserError(clip)
-        yield clip

@@ -63,9 +63,10 @@ def look(file: BinaryIO, size: int) -> tuple[dict[int, bytes], str]:
     """Return what must read otherwise so that all sound in a file is read, and a remark for the user, or nothing.
 
     Args:
-        file: open at its beginning.
+        file: open.
         size: its bytes.
     """
+    file.seek(0)
     head = file.read(12)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return _look_at_wav(file, size)

@@ -12,21 +12,23 @@ The training stream has no end and no epochs: limit it with the trainer's steps 
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
 from data.audio import SAMPLE_RATE
-from data.clips import LatentDataConfig, open_clips
+from data.augmentation import AugmentationConfig
+from data.captions import Captioner
 from data.corpus import CorpusSource, named_corpus
 from data.folder import FolderSource
-from data.latent_folder import LatentIndex, open_shards, write_latents
+from data.latent_folder import LatentIndex
 from data.latent_source import LatentSource
 from data.loading import Source, TrainingStream, ValidationBatches
 from data.mixture import MixedSource
-from models.device import resolve_device
+from data.shard_loading import ShardSource, ShardStream
 from models.errors import UserError, check_bounds
-from models.vae import VAE
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,16 @@ class DataConfig:
     and `machines`, parts of it) and `instruments` are drawn on the fly; any other name is a folder or manifest."""
     soundfont: str | None = None
     """The General MIDI SoundFont that plays the instruments of a mixture; none: the installed one."""
+    shards: tuple[str, ...] | str | None = None
+    """Instead of a folder: WebDataset shards of audio, as `python -m data.shards` writes them. A path with braces
+    ("shards/{00000..00127}.tar"), a folder, an http(s) address or "pipe:COMMAND", or a list of such sources."""
+    shard_weights: tuple[float, ...] = ()
+    """How often each source of `shards` is drawn from, in proportion; none: all alike."""
+    captions: str | None = None
+    """A rule of your own for prompts, "module:function": from a clip's metadata (a dict) to a prompt, a list of
+    prompts of which one is drawn, or None to leave the clip out."""
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
+    """Changes to training crops of a folder or of shards, each with a probability; off by default."""
     latents: tuple[str, ...] | str | None = None
     """Instead of audio: a folder of latent shards written by `python -m data.latents`, or a list of them, where one
     named twice weighs twice (diffusion training)."""
@@ -66,13 +78,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.latents == ():
             raise UserError("data.latents is an empty list: give a folder, or leave it out to train on audio")
-        if self.latents is not None and self.folder is not None:
-            raise UserError("give data.folder or data.latents, not both: latents are trained on instead of audio")
-        if self.mixture and (self.folder is not None or self.latents is not None or self.replay):
+        given = [name for name in ("folder", "mixture", "shards", "latents") if getattr(self, name)]
+        if len(given) > 1:
             raise UserError(
-                "data.mixture goes without data.folder, data.latents and data.replay: it may name folders, and "
-                "python -m data.latents encodes it"
+                f"give one of data.folder, data.mixture, data.shards and data.latents, got {' and '.join(given)}; "
+                "a mixture may name folders, and python -m data.latents encodes it"
             )
+        if self.replay and (self.shards is not None or self.mixture):
+            raise UserError(f"data.replay is for fine-tuning on data.folder: with data.{given[0]} set --data.replay 0")
+        if self.shards == () or (self.shard_weights and self.shards is None):
+            raise UserError("data.shards is empty: give a source, or leave it and data.shard_weights out")
+        for weight in self.shard_weights:
+            check_bounds("data.shard_weights", weight, 1e-6, 1e6)
         if self.latents is not None and self.replay:
             raise UserError(
                 "data.replay encodes clips of the corpus beside data.folder: with data.latents set --data.replay 0 and "
@@ -93,7 +110,7 @@ class DataConfig:
             raise UserError("data.latents and data.replay are for train.diffusion: this training takes data.folder")
 
 
-class _StreamDataModule(lightning.LightningDataModule):
+class StreamDataModule(lightning.LightningDataModule):
     """Serves a source, and remembers how many of its batches were trained on (prefetched ones do not count)."""
 
     def __init__(self, config: DataConfig, seed: int = 0) -> None:
@@ -102,12 +119,14 @@ class _StreamDataModule(lightning.LightningDataModule):
             raise UserError(f"the data seed must not be negative, got {seed}")
         self.config = config
         self.seed = seed
-        self.source: Source | None = None
+        self.source: Source | ShardSource | None = None
+        self._stream: ShardStream | None = None
+        self._readers: list[dict[str, Any]] | None = None  # of a checkpoint, one for each process
         self._validation: ValidationBatches | None = None
         self._batches_before = 0
         self._processed_before: int | None = None
 
-    def make_source(self) -> Source:
+    def make_source(self) -> Source | ShardSource:
         """Open what the configuration names."""
         raise NotImplementedError
 
@@ -115,14 +134,16 @@ class _StreamDataModule(lightning.LightningDataModule):
         if self.source is None:
             self.source = self.make_source()
 
-    def train_dataloader(self) -> TrainingStream:
+    def train_dataloader(self) -> TrainingStream | ShardStream:
         self.setup()
-        assert self.source is not None
         self._batches_before = self.batches_consumed
         self._processed_before = self._processed()
-        return TrainingStream(
-            self.source, self.config.batch_size, self.config.num_workers, *self._rank(), lambda: self.batches_consumed
-        )
+        options = (self.config.batch_size, self.config.num_workers, *self._rank(), lambda: self.batches_consumed)
+        if isinstance(self.source, ShardSource):
+            self._stream = ShardStream(self.source, *options, saved=self._readers)
+            return self._stream
+        assert self.source is not None
+        return TrainingStream(self.source, *options)
 
     def val_dataloader(self) -> ValidationBatches:
         self.setup()
@@ -142,18 +163,35 @@ class _StreamDataModule(lightning.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if stage == "fit":
+            if self._stream is not None:  # each process goes on from its own; no process waits for others here
+                self._readers = [self._stream.state(self.batches_consumed)] * self._rank()[1]
+                self._stream = None
             self._batches_before = self.batches_consumed
             self._processed_before = None
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; called on every process, since each knows its own readers alone."""
         world_size = self._rank()[1]
+        readers = self._all_readers()
         return {
             "batches": self.batches_consumed,
             "items": self.batches_consumed * self.config.batch_size * world_size,
             "seed": self.seed,
-        }
+        } | ({} if readers is None else {"readers": readers})
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def _all_readers(self) -> list[dict[str, Any]] | None:
+        """Where the readers of shards of all processes are."""
+        if self._stream is None:
+            return self._readers
+        own = self._stream.state(self.batches_consumed)
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+            return [own]
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, own)
+        return gathered
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._readers = state_dict.get("readers")
         if state_dict["seed"] != self.seed:
             logger.warning(
                 "the checkpoint's data seed is %d, this run's is %d: the order of the data changes here",
@@ -176,11 +214,23 @@ class _StreamDataModule(lightning.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-class AudioDataModule(_StreamDataModule):
-    """Random crops of audio: a folder's, the procedural corpus's, or a mixture's."""
+class AudioDataModule(StreamDataModule):
+    """Random crops of audio: a folder's, of shards, the procedural corpus's, or a mixture's."""
 
-    def make_source(self) -> Source:
+    def make_source(self) -> Source | ShardSource:
         config = self.config
+        if config.shards is not None:
+            return ShardSource(
+                config.shards,
+                config.shard_weights,
+                self.seed,
+                crop_samples=config.crop_samples,
+                num_validation=config.num_validation,
+                validation_share=config.validation_share,
+                max_unreadable_share=config.max_unreadable_share,
+                captioner=Captioner(config.captions),
+                augmentation=config.augmentation,
+            )
         if config.mixture:
             parts = [self._open(name) for name in config.mixture]
             return MixedSource(parts, list(config.mixture.values()))
@@ -201,6 +251,8 @@ class AudioDataModule(_StreamDataModule):
             num_validation=config.num_validation,
             validation_share=config.validation_share,
             max_unreadable_share=config.max_unreadable_share,
+            captioner=Captioner(config.captions),
+            augmentation=config.augmentation,
         )
 
     def teardown(self, stage: str) -> None:
@@ -211,7 +263,7 @@ class AudioDataModule(_StreamDataModule):
             logger.warning("%d audio files could not be read and were left out: %s", len(names), ", ".join(names))
 
 
-class LatentDataModule(_StreamDataModule):
+class LatentDataModule(StreamDataModule):
     """Random crops of pre-encoded latents."""
 
     def make_source(self) -> Source:
@@ -220,49 +272,5 @@ class LatentDataModule(_StreamDataModule):
         folders = self.config.latents
         first = Path(folders if isinstance(folders, str) else folders[0])
         crop_frames = -(-self.config.crop_samples // LatentIndex.load(first).hop_length)
-        return LatentSource(folders, self.seed, crop_frames, self.config.num_validation)
-
-
-class TuningDataModule(_StreamDataModule):
-    """Random crops of a folder's latents, and as many of the replayed clips; all are encoded once, before the start.
-
-    A crop that is encoded as it comes costs three times its training step on a CPU, and a small folder's clips come
-    again and again. Validation has the folder's clips alone.
-
-    Args:
-        config: names the folder; `replay` clips of the procedural corpus come besides.
-        model: checkpoint folder with the autoencoder.
-        out: folder for the latents; what an interrupted start left there is kept.
-        crop_frames: length of a crop, `config.crop_samples` in the model's frames.
-    """
-
-    def __init__(self, config: DataConfig, model: Path, out: Path, crop_frames: int, seed: int = 0) -> None:
-        super().__init__(config, seed)
-        self.model = model
-        self.own, self.replayed = out / "own", out / "replayed"
-        self.crop_frames = crop_frames
-        self.prepare_data_per_node = False  # the run folder is one for all nodes
-
-    def prepare_data(self) -> None:
-        config = self.config
-        own = LatentDataConfig(
-            folder=config.folder,
-            num_workers=config.num_workers,
-            validation_share=config.validation_share,
-            max_unreadable_share=config.max_unreadable_share,
-        )
-        self.own.parent.mkdir(parents=True, exist_ok=True)
-        vae = VAE.load(self.model).to(resolve_device())
-        write_latents(vae, open_clips(own, None, None, self.seed), self.own, num_workers=config.num_workers)
-        if config.replay:
-            logger.info("replaying %d clips of the procedural corpus; --data.replay 0 leaves them out", config.replay)
-            corpus = open_clips(LatentDataConfig(), config.replay, 0, self.seed)
-            write_latents(vae, corpus, self.replayed, num_workers=config.num_workers)
-
-    def make_source(self) -> Source:
-        folders = (self.own, self.replayed) if self.config.replay else (self.own,)
-        clips = {folder: len(open_shards(folder, LatentIndex.load(folder), "train")) for folder in folders}
-        if not clips[self.own]:
-            raise UserError(f"none of the training files in {self.config.folder} can be read")
-        drawn = [folder for folder, num in clips.items() for _ in range(round(max(clips.values()) / num))]
-        return LatentSource(drawn, self.seed, self.crop_frames, self.config.num_validation)
+        captioner = Captioner(self.config.captions)
+        return LatentSource(folders, self.seed, crop_frames, self.config.num_validation, captioner)

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from data.audio import AUDIO_SUFFIXES, AudioFile
-from data.captions import check_metadata, find_captions, make_prompt
+from data.augmentation import AugmentationConfig, augment
+from data.captions import Captioner, CaptionError, check_metadata, find_captions
 from data.loading import Item, crop_item, random_generator
 from data.manifest import MANIFEST_NAMES, parse_object, read_manifest
 from data.text_files import check_text, read_lines, read_text, readable
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _CHECKED_FILES = 1_000
 _CROPS_PER_VALIDATION_FILE = 4
 
-_ORDER, _CROP, _VALIDATION = 11, 12, 13
+_ORDER, _CROP, _VALIDATION, _AUGMENT = 11, 12, 13, 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,12 @@ class FolderSource:
         num_validation: int,
         validation_share: float,
         max_unreadable_share: float,
+        captioner: Captioner | None = None,
+        augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008
     ) -> None:
         self.seed = seed
+        self.captioner = captioner or Captioner()
+        self.augmentation = augmentation
         self.crop_samples = crop_samples
         self.entries = list_entries(folder)
         self.training, self.validation = split_entries(self.entries, validation_share)
@@ -180,29 +185,41 @@ class FolderSource:
         if self._order[0] != epoch:
             order = random_generator(self.seed, _ORDER, epoch).permutation(len(self.training))
             self._order = (epoch, [self.training[k] for k in order])
-        return [self._first_readable(self._order[1], position, (self.seed, _CROP, index))]
+        return [self._first_readable(self._order[1], position, (self.seed, _CROP, index), self.augmentation)]
 
     def draw_validation(self, index: int) -> Item:
-        return self._first_readable(self.validation, index % len(self.validation), (_VALIDATION, index))
+        return self._first_readable(self.validation, index % len(self.validation), (_VALIDATION, index), None)
 
-    def _first_readable(self, order: list[int], position: int, key: tuple[int, ...]) -> Item:
+    def _first_readable(
+        self, order: list[int], position: int, key: tuple[int, ...], augmentation: AugmentationConfig | None
+    ) -> Item:
+        """Return a crop of the first file from a place in the order on that can be read and has a prompt."""
         for step in range(len(order)):
             file = order[(position + step) % len(order)]
             if file in self.unreadable:
                 continue
             try:
-                return self._random_crop(self.entries[file], key)
+                item = self._random_crop(self.entries[file], key, augmentation)
+            except CaptionError:
+                raise
             except (ValueError, OSError, ModuleNotFoundError) as error:
                 self.unreadable.add(file, error)
+            else:
+                if item is not None:
+                    return item
         raise UserError(f"none of these files can be read: {_some([self.entries[file].name for file in order])}")
 
-    def _random_crop(self, entry: Entry, key: tuple[int, ...]) -> Item:
+    def _random_crop(self, entry: Entry, key: tuple[int, ...], augmentation: AugmentationConfig | None) -> Item | None:
         generator = random_generator(*key)
         with AudioFile(entry.path) as file:
             start = int(generator.integers(0, max(0, file.num_samples - self.crop_samples), endpoint=True))
             audio = file.read(start, self.crop_samples)
             seconds_total = file.seconds
-        prompt = make_prompt(entry.read_metadata(), generator, entry.name)
+        prompt = self.captioner(entry.read_metadata(), generator, entry.name)
+        if prompt is None:
+            return None
+        if augmentation is not None:
+            audio = augment(audio, augmentation, random_generator(*key, _AUGMENT))
         return crop_item(audio, self.crop_samples, start, seconds_total, prompt)
 
 

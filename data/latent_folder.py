@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data.audio import AudioReadError
-from data.clips import ClipSet, WholeClip, read_clips
+from data.clip_set import ClipSet, WholeClip, read_clips
 from data.encoding import encode_clip, fingerprint, silence_posterior
 from data.tar_shards import Shard, ShardWriter
 from models.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.audio import SAMPLE_RATE
-from data.captions import make_prompt
+from data.captions import Captioner
 from data.latent_folder import LatentIndex, open_shards
 from data.loading import Item, random_generator
 from data.tar_shards import Shard
@@ -34,7 +34,15 @@ class LatentSource:
 
     items_per_draw = 1
 
-    def __init__(self, folders: str | Path | Sequence[str | Path], seed: int, crop_frames: int, num_validation: int):
+    def __init__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        seed: int,
+        crop_frames: int,
+        num_validation: int,
+        captioner: Captioner | None = None,
+    ) -> None:
+        self.captioner = captioner or Captioner()
         times = Counter(map(Path, [folders] if isinstance(folders, str | Path) else folders))
         indices = {folder: LatentIndex.load(folder) for folder in times}
         first, self.index = next(iter(indices.items()))
@@ -62,14 +70,27 @@ class LatentSource:
         epoch, position = divmod(index, len(self.training))
         if self._order[0] != epoch:
             self._order = (epoch, random_generator(self.seed, _ORDER, epoch).permutation(len(self.training)))
-        shard, key = self.training[self._order[1][position]]
-        return [self._crop(shard, key, (self.seed, _CROP, index))]
+        return [self._first_kept(self.training, self._order[1], position, (self.seed, _CROP, index))]
 
     def draw_validation(self, index: int) -> Item:
-        shard, key = self.validation[index % len(self.validation)]
-        return self._crop(shard, key, (_VALIDATION, index))
+        return self._first_kept(self.validation, range(len(self.validation)), index, (_VALIDATION, index))
 
-    def _crop(self, shard: Shard, key: str, random_key: tuple[int, ...]) -> Item:
+    def _first_kept(
+        self,
+        clips: list[tuple[Shard, str]],
+        order: Sequence[int] | np.ndarray,
+        position: int,
+        random_key: tuple[int, ...],
+    ) -> Item:
+        """Return a crop of the first clip from a place in the order on that has a prompt."""
+        for step in range(len(order)):
+            shard, key = clips[order[(position + step) % len(order)]]
+            item = self._crop(shard, key, random_key)
+            if item is not None:
+                return item
+        raise UserError(f"data.captions {self.captioner.rule} leaves out every clip")
+
+    def _crop(self, shard: Shard, key: str, random_key: tuple[int, ...]) -> Item | None:
         generator = random_generator(*random_key)
         about = shard.json(key, "about")
         mean, std = shard.array(key, "mean"), shard.array(key, "std")  # (frames, channels)
@@ -82,10 +103,13 @@ class LatentSource:
         posterior_mean[:num_real] = mean[start:stop]
         posterior_std[:num_real] = std[start:stop]
         sample = posterior_mean + posterior_std * generator.standard_normal(shape, dtype=np.float32)
+        prompt = self.captioner(about["metadata"], generator, Path(about["name"]))
+        if prompt is None:
+            return None
         return {
             "latents": np.ascontiguousarray(sample.T),
             "frame_mask": np.arange(self.crop_frames) < num_real,
-            "prompt": make_prompt(about["metadata"], generator, Path(about["name"])),
+            "prompt": prompt,
             "seconds_start": start * self.index.hop_length / SAMPLE_RATE,
             "seconds_total": float(about["seconds_total"]),
         }

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from data.audio import SAMPLE_RATE, AudioReadError
 from data.cli import run
-from data.clips import ClipSet, LatentDataConfig, open_clips, read_clips
+from data.clip_set import ClipSet, read_clips
+from data.clips import LatentDataConfig, open_clips
 from data.encoding import stream_posteriors
 from models.checkpoint import has_part, replace_tensors
 from models.device import resolve_device

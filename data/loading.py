@@ -27,18 +27,23 @@ Batch = dict[str, Any]
 VALIDATION_CACHE_BYTES = 1 << 30
 
 
-class Source(Protocol):
-    """Where items come from: picklable, with no state that changes what it returns."""
+class ValidationSource(Protocol):
+    """Where validation items come from: picklable, with no state that changes what it returns."""
 
-    items_per_draw: int
     num_validation: int
-
-    def draw(self, index: int) -> list[Item]:
-        """Return training draw `index` (0, 1, ... without end)."""
-        ...
 
     def draw_validation(self, index: int) -> Item:
         """Return validation item `index` of `num_validation`: always the same, whatever the training seed."""
+        ...
+
+
+class Source(ValidationSource, Protocol):
+    """Where training items come from too, by number."""
+
+    items_per_draw: int
+
+    def draw(self, index: int) -> list[Item]:
+        """Return training draw `index` (0, 1, ... without end)."""
         ...
 
 
@@ -80,20 +85,20 @@ def crop_item(audio: np.ndarray, crop_samples: int, start: int, seconds_total: f
     }
 
 
-class _DrawError:
+class DrawError:
     """A source's error on its way out of a worker, without the traceback a DataLoader would wrap around it."""
 
     def __init__(self, error: Exception) -> None:
         self.message = str(error)
 
 
-def _unchanged(result: Any) -> Any:
+def unchanged(result: Any) -> Any:
     """Keep numpy arrays: as tensors they would cross from the workers in shared memory."""
     return result
 
 
-def _raise_draw_error(result: Any) -> Any:
-    if isinstance(result, _DrawError):
+def raise_draw_error(result: Any) -> Any:
+    if isinstance(result, DrawError):
         raise UserError(result.message)
     return result
 
@@ -108,7 +113,7 @@ class _TrainingDraws(IterableDataset):
         self.world_size = world_size
         self.first_block = first_block
 
-    def __iter__(self) -> Iterator[list[Item] | _DrawError]:
+    def __iter__(self) -> Iterator[list[Item] | DrawError]:
         worker = get_worker_info()
         start, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         for position in itertools.count(start, step):
@@ -117,7 +122,7 @@ class _TrainingDraws(IterableDataset):
             try:
                 yield self.source.draw(global_block * self.batch_size + slot)
             except (ValueError, OSError) as error:
-                yield _DrawError(error)
+                yield DrawError(error)
                 return
 
 
@@ -155,29 +160,29 @@ class TrainingStream:
         ahead = max(2, -(-self.batch_size // self.num_workers)) if self.num_workers else None
         loader = iter(
             DataLoader(
-                draws, batch_size=None, num_workers=self.num_workers, prefetch_factor=ahead, collate_fn=_unchanged
+                draws, batch_size=None, num_workers=self.num_workers, prefetch_factor=ahead, collate_fn=unchanged
             )
         )
         while True:
-            block = [_raise_draw_error(next(loader)) for _ in range(self.batch_size)]
+            block = [raise_draw_error(next(loader)) for _ in range(self.batch_size)]
             for crop in range(skipped_batches, self.source.items_per_draw):
                 yield collate([items[crop] for items in block])
             skipped_batches = 0
 
 
 class _ValidationItems(Dataset):
-    def __init__(self, source: Source, indices: list[int]) -> None:
+    def __init__(self, source: ValidationSource, indices: list[int]) -> None:
         self.source = source
         self.indices = indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> Item | _DrawError:
+    def __getitem__(self, position: int) -> Item | DrawError:
         try:
             return self.source.draw_validation(self.indices[position])
         except (ValueError, OSError) as error:
-            return _DrawError(error)
+            return DrawError(error)
 
 
 class ValidationBatches:
@@ -187,7 +192,7 @@ class ValidationBatches:
     """
 
     def __init__(
-        self, source: Source, batch_size: int, num_workers: int = 0, rank: int = 0, world_size: int = 1
+        self, source: ValidationSource, batch_size: int, num_workers: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         self.source = source
         self.batch_size = batch_size
@@ -206,8 +211,8 @@ class ValidationBatches:
         items = _ValidationItems(self.source, self.indices[made * self.batch_size :])
         if not len(items):
             return
-        loader = DataLoader(items, batch_size=None, num_workers=self.num_workers, collate_fn=_unchanged)
-        results = (_raise_draw_error(result) for result in loader)
+        loader = DataLoader(items, batch_size=None, num_workers=self.num_workers, collate_fn=unchanged)
+        results = (raise_draw_error(result) for result in loader)
         for number in range(made, len(self)):
             batch = collate(list(itertools.islice(results, self.batch_size)))
             size = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))

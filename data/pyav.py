@@ -1,6 +1,7 @@
 """m4a, aac and webm through PyAV: the one file that imports it. Same interface as an open `soundfile.SoundFile`."""
 
 import importlib
+import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,9 +16,14 @@ _PRE_ROLL_SECONDS = 0.3
 
 
 class PyavFile:
-    """One audio stream, read by seeking. Raises ModuleNotFoundError without PyAV, ValueError for a bad file."""
+    """One audio stream of a file or of its content, read by seeking.
 
-    def __init__(self, path: Path) -> None:
+    Raises:
+        ModuleNotFoundError: PyAV is not installed.
+        UserError: it is no audio.
+    """
+
+    def __init__(self, source: Path | bytes, path: Path) -> None:
         try:
             av: Any = importlib.import_module("av")
         except ModuleNotFoundError as error:
@@ -27,7 +33,7 @@ class PyavFile:
         self._path = path
         self._errors = (av.FFmpegError,)
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
             self._stream = self._container.streams.audio[0]
         except (av.FFmpegError, IndexError) as error:
             raise UserError(f"cannot read {path}: no audio stream ({error})") from error

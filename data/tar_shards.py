@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,19 @@ import numpy as np
 from models.errors import UserError
 from models.files import replacing
 
+SplitName = Callable[[str], tuple[str, str] | tuple[None, None]]
+"""A member's name -> the key of its sample and its extension, or nothing for a member that counts for none."""
 
-def _archive_bytes(end: int) -> int:
-    """Size of a tar file whose last member ends at byte `end`: whole blocks, two empty ones, and whole records."""
-    blocks = -(-end // tarfile.BLOCKSIZE) + 2
-    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+def split_at_first_dot(name: str) -> tuple[str, str]:
+    """WebDataset's rule."""
+    key, _, extension = Path(name).name.partition(".")
+    return key, extension
+
+
+def _least_bytes(end: int) -> int:
+    """Least size of a tar file whose last member ends at byte `end`: whole blocks, and two empty ones."""
+    return (-(-end // tarfile.BLOCKSIZE) + 2) * tarfile.BLOCKSIZE
 
 
 class ShardWriter:
@@ -50,12 +58,15 @@ class ShardWriter:
 
         Args:
             key: its name; no dot.
-            members: extension without the type's suffix -> array, or anything JSON can hold.
+            members: extension without the type's suffix -> array, or anything JSON can hold; or the whole extension ->
+                the content of a file.
         """
         if "." in key:
             raise ValueError(f"a sample's key must not hold a dot, got {key!r}")
         for name, value in members.items():
-            if isinstance(value, np.ndarray):
+            if isinstance(value, bytes):
+                self._add(f"{key}.{name}", value)
+            elif isinstance(value, np.ndarray):
                 buffer = io.BytesIO()
                 np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
                 self._add(f"{key}.{name}.npy", buffer.getvalue())
@@ -74,11 +85,14 @@ class ShardWriter:
 class Shard:
     """A shard's samples, read at random. Cheap to pickle: the file is mapped where it is used.
 
+    Args:
+        split: a member's name -> sample and extension; none: at its first dot.
+
     Raises:
         UserError: not a tar file, or one that breaks off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: SplitName | None = None) -> None:
         self.path = path
         self._places: dict[str, dict[str, tuple[int, int]]] = {}
         end = 0
@@ -86,12 +100,14 @@ class Shard:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     if member.isfile():
-                        key, _, extension = Path(member.name).name.partition(".")
+                        key, extension = (split or split_at_first_dot)(member.name)
+                        if key is None or extension is None:
+                            continue
                         self._places.setdefault(key, {})[extension] = (member.offset_data, member.size)
                         end = member.offset_data + member.size
         except tarfile.TarError as error:
             raise UserError(f"{path} is no shard: {error}") from error
-        if path.stat().st_size != _archive_bytes(end):
+        if path.stat().st_size < _least_bytes(end):
             raise UserError(f"shard {path} breaks off; write it again")
         self.keys = list(self._places)
         self._arrays: dict[tuple[str, str], tuple[np.dtype, tuple[int, ...], int]] = {}
@@ -104,6 +120,11 @@ class Shard:
         """Return the array member `name` of a sample; only the parts that are used are read."""
         dtype, shape, offset = self._arrays.get((key, name)) or self._parse_header(key, name)
         return np.frombuffer(self._buffer(), dtype, math.prod(shape), offset).reshape(shape)
+
+    def members(self, key: str) -> dict[str, bytes]:
+        """Return the content of all members of a sample by their extensions."""
+        places = self._places[key].items()
+        return {extension: self._buffer()[offset : offset + size] for extension, (offset, size) in places}
 
     def json(self, key: str, name: str) -> Any:
         """Return the JSON member `name` of a sample."""

@@ -22,7 +22,7 @@ from data.encoding import piece_samples
 from infer.fifo import EndlessStream, QueueOptions, StreamConfig
 from infer.speed import Speed, describe_device, measure, write_report
 from models.checkpoint import SHIPPED_MODEL, load_config, load_part, load_weights, without_weights
-from models.device import resolve_device
+from models.device import Precision, autocast_to, compile_network, resolve_device
 from models.errors import UserError
 from models.queue import QueueConfig
 from models.streaming import StreamingDecoder, StreamingEncoder
@@ -32,7 +32,6 @@ from models.timing import Position
 from models.unet import UNet, UNetConfig
 from models.vae import VAE, VAEConfig
 
-Precision = Literal["float32", "bfloat16", "float16"]
 NUM_TOKENS = 79
 """Length of the conditioning: 77 text tokens, 2 timing tokens."""
 
@@ -80,7 +79,7 @@ def main(
     if min(batch, repeats) < 1 or not 0 < seconds < float("inf"):
         raise UserError(f"batch, repeats and seconds must be above 0, got {batch}, {repeats} and {seconds:g}")
     settings = Settings(device=resolve_device(device), batch=batch, seconds=seconds, repeats=repeats, compile=compile)
-    with torch.no_grad(), torch.autocast(settings.device.type, getattr(torch, precision), precision != "float32"):
+    with torch.no_grad(), autocast_to(settings.device, precision):
         vae = load_vae(model, configs).to(settings.device) if what != "unet" else None
         unet = load_unet(model, configs).to(settings.device) if what != "vae" else None
         if vae is not None and unet is not None:
@@ -203,9 +202,11 @@ class BareHost:
         """Return t."""
         return position
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+    def rows(
+        self, text: Text, position: Position, guidance_scale: float, content_scale: float
+    ) -> list[tuple[Conditioning, float]]:
         """Return one row with random embeddings."""
-        del text, position
+        del text, position, content_scale
         return [(conditioning(self.unet, 1, self.device), guidance_scale)]
 
     def null_row(self, negative_prompt: str | None, position: Position) -> Conditioning:
@@ -215,7 +216,13 @@ class BareHost:
 
     def network(self, latents: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         """Predict v."""
-        return self.unet(latents, t, given.context, given.context_mask)
+        return self.unet(latents, t, given.context, given.context_mask).float()
+
+    def prepare(self, precision: Precision, compile: bool) -> None:
+        """Compile the U-Net; the precision is that of the whole benchmark."""
+        del precision
+        if compile:
+            compile_network(self.unet)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode whole clips."""
@@ -248,7 +255,7 @@ def fifo_speeds(host: BareHost, settings: Settings, queue: QueueOptions) -> Iter
     """Time to the first chunk, and a chunk once the queue is full, decoded."""
     batch, device = settings.batch, settings.device
     if settings.compile:
-        host.unet.compile()
+        host.prepare("float32", compile=True)
 
     def start() -> EndlessStream:
         return EndlessStream(host, ["a sound"] * batch, StreamConfig(queue=queue))

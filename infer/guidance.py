@@ -48,6 +48,8 @@ class GuidanceConfig:
     """Share, 0 to 1, by which the growth of the prediction's standard deviation under guidance is undone."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Noise times between which guidance acts; outside of it the conditional prediction is taken."""
+    content: float = 7.0
+    """Guidance scale of the words to say, for models that speak (VoiceLDM)."""
     negative_prompt: str | None = None
     """What the sound should not be: takes the place of the unconditional prediction."""
 
@@ -56,6 +58,8 @@ class GuidanceConfig:
         object.__setattr__(self, "interval", (float(low), float(high)))
         if not 0 <= self.scale <= MAX_SCALE:
             raise UserError(f"guidance scale must lie in [0, {MAX_SCALE:g}], got {self.scale}")
+        if not 0 <= self.content <= MAX_SCALE:
+            raise UserError(f"guidance content must lie in [0, {MAX_SCALE:g}], got {self.content}")
         if not 0 <= self.rescale <= 1:
             raise UserError(f"guidance rescale must lie in [0, 1], got {self.rescale}")
         if not 0 <= low < high <= 1:
@@ -110,7 +114,7 @@ class PromptDenoiser:
         streams: list[int] = []
         for stream, (distinct, position) in enumerate(zip(texts, positions, strict=True)):
             for text in distinct:
-                weighted = self.host.rows(text, position, self.guidance.scale)
+                weighted = self.host.rows(text, position, self.guidance.scale, self.guidance.content)
                 self._weights = tuple(float(weight) for _, weight in weighted)
                 rows += [row for row, _ in weighted]
                 streams += [stream] * len(weighted)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from models.checkpoint import load_part, load_weights, read_json, save_part, without_weights
+from models.checkpoint import Checkpoint, load_weights, part_of, read_checkpoint, save_parts, without_weights
 from models.clap_audio import ClapAudioConfig, ClapAudioTower, audio_config_from_huggingface, split_into_clips
 from models.clap_text import (
     ACTIVATIONS,
@@ -27,6 +27,7 @@ from models.clap_text import (
 )
 from models.errors import UserError
 from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
+from models.saved_config import building, read_json
 from models.text_encoder import TextEncoder, TextEncoderConfig, tokenize
 from models.tokenizer import load_pretrained_tokenizer
 
@@ -135,8 +136,7 @@ class Clap(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write parts "text_encoder" (with tokenizer) and "clap" (all but the text tower) into a folder."""
-        self.text_encoder().save(folder)
-        save_part(folder, PART, dataclasses.asdict(self.config), self.head)
+        save_parts(folder, [self.text_encoder().part(), part_of(PART, dataclasses.asdict(self.config), self.head)])
 
     @classmethod
     def load(cls, source: str | Path) -> "Clap":
@@ -148,9 +148,14 @@ class Clap(nn.Module):
         """
         if is_pretrained(source):
             return cls._load_pretrained(locate_pretrained(source))
-        config, head = load_part(source, PART)
-        encoder = TextEncoder.load(source)
-        return cls._build(ClapConfig(**config), encoder.tokenizer, encoder.tower.state_dict(), head, source)
+        return read_checkpoint(source, cls._of)
+
+    @classmethod
+    def _of(cls, checkpoint: Checkpoint) -> "Clap":
+        encoder = TextEncoder.of(checkpoint)
+        config, head = checkpoint.build_config(PART, ClapConfig), checkpoint.weights(PART)
+        with building(f"{checkpoint.path}: {PART}"):
+            return cls._build(config, encoder.tokenizer, encoder.tower.state_dict(), head, checkpoint.folder)
 
     @classmethod
     def _load_pretrained(cls, folder: Path) -> "Clap":

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 
 MIN_POWER = 1e-10
 """Floor of the mel power, -100 dB."""
@@ -58,6 +58,10 @@ class ClapAudioConfig:
     def __post_init__(self) -> None:
         for name in ("depths", "num_heads"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("clip_samples", "fft_size", "hop_length", "num_mels", "spec_size", "patch_size", "window_size"):
+            check_bounds(name, getattr(self, name), 1, 10**8)
+        for each in (*self.depths, *self.num_heads):
+            check_bounds("depths and num_heads", each, 1, 1000)
         if self.channels not in (1, 2):
             raise UserError(f"channels must be 1 or 2, got {self.channels}")
         if self.spec_size % self.num_mels:

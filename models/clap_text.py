@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 
 ACTIVATIONS = {
     "gelu": nn.GELU,
@@ -51,6 +51,8 @@ class ClapTextConfig:
     """Dropout of embeddings, attention and layer outputs in training."""
 
     def __post_init__(self) -> None:
+        check_bounds("num_layers", self.num_layers, 1, 1000)
+        check_bounds("num_heads", self.num_heads, 1, 10_000)
         if self.width % self.num_heads:
             raise UserError(f"num_heads must divide width, got width {self.width} and num_heads {self.num_heads}")
         if self.activation not in ACTIVATIONS:

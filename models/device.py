@@ -1,9 +1,15 @@
-"""Choose the device that a command runs on."""
+"""Choose the device that a command runs on, and how its networks compute."""
+
+import os
+import shutil
+from typing import Literal
 
 import torch
 from torch import nn
 
 from models.errors import UserError
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 SMALL_NETWORK = 40_000_000
 """Parameters below which a call for one stream is no faster with several threads: measured, see infer/README.md."""
@@ -36,3 +42,19 @@ def spare_threads(network: nn.Module, device: torch.device) -> None:
     """
     if device.type == "cpu" and sum(parameter.numel() for parameter in network.parameters()) < SMALL_NETWORK:
         torch.set_num_threads(1)
+
+
+def autocast_to(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return a context in which convolutions and products are computed in `precision`; weights stay as they are."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compile a network in place; the first calls of each new shape take up to minutes.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+        raise UserError("--compile needs a C++ compiler, such as g++: install one, or leave --compile out")
+    network.compile()

@@ -63,33 +63,3 @@ def velocity(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return the training target v."""
     alpha, sigma = _amplitudes(t, latents)
     return alpha * noise - sigma * latents
-
-
-def denoised_from_velocity(noisy: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """Return the clean latents that noisy and v imply."""
-    alpha, sigma = _amplitudes(t, noisy)
-    return alpha * noisy - sigma * v
-
-
-def noise_from_velocity(noisy: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """Return the noise that noisy and v imply."""
-    alpha, sigma = _amplitudes(t, noisy)
-    return sigma * noisy + alpha * v
-
-
-def velocity_from_denoised(noisy: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
-    """Return v from an estimate of the clean latents; needs t > 0."""
-    alpha, sigma = _amplitudes(t, noisy)
-    return (alpha * noisy - denoised) / sigma
-
-
-def velocity_from_noise(noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Return v from an estimate of the noise; needs t < 1."""
-    alpha, sigma = _amplitudes(t, noisy)
-    return (noise - sigma * noisy) / alpha
-
-
-def noise_from_denoised(noisy: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
-    """Return the noise from an estimate of the clean latents; needs t > 0."""
-    alpha, sigma = _amplitudes(t, noisy)
-    return (noisy - alpha * denoised) / sigma

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoint import CONFIG_NAME, read_json, read_tensors
+from models.checkpoint import CONFIG_NAME, read_tensors
+from models.saved_config import read_json
 
 _SAFETENSORS = "model*.safetensors"
 _PICKLED = "pytorch_model*.bin"
@@ -18,7 +19,7 @@ _DESCRIPTIONS = ["*.json", "*.txt", "*.model"]
 
 def is_pretrained(source: str | Path) -> bool:
     """Whether `source` names a Hugging Face model: a folder with one, or "owner/name" that is no path here."""
-    return _is_model_folder(source) or _is_hub_name(source)
+    return _is_model_folder(source) or is_hub_name(source)
 
 
 def locate_pretrained(source: str | Path) -> Path:
@@ -29,7 +30,7 @@ def locate_pretrained(source: str | Path) -> Path:
     """
     if _is_model_folder(source):
         return Path(source)
-    if not _is_hub_name(source):
+    if not is_hub_name(source):
         raise FileNotFoundError(f"no Hugging Face model in {source}: expected a folder with {CONFIG_NAME} and weights")
     import huggingface_hub  # half a second, wanted here alone
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -72,6 +73,7 @@ def _is_model_folder(source: str | Path) -> bool:
     return path.is_file() and "model_type" in read_json(path)
 
 
-def _is_hub_name(source: str | Path) -> bool:
+def is_hub_name(source: str | Path) -> bool:
+    """Whether `source` is "owner/name", and no path here."""
     path = Path(source)
     return bool(re.fullmatch(r"\w[\w-]*/\w[\w.-]*", str(source))) and not path.exists() and not path.parent.is_dir()

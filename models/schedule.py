@@ -1,4 +1,4 @@
-"""Time grids and queue levels: which noise times a sampler or a FIFO queue visits.
+"""Time grids: which noise times a sampler or a FIFO queue visits.
 
 A grid is an ascending tensor of num_steps + 1 times, u_0 = 0 (clean) to u_S = 1 (noise); a step goes from u_i to
 u_{i-1}. A curved grid keeps its steps in one third of the time axis, the focus, and thins the other two by a factor:
@@ -106,27 +106,3 @@ def skip_grid_of(num_steps: int, focus: Focus, factor: float) -> Tensor:
         if len(grid) == num_steps + 1:
             return grid
     raise UserError(f"no skipped grid has {num_steps} steps with factor {factor:g}, take at least 3 steps or the warp")
-
-
-def queue_levels(
-    grid: Tensor, num_chunks: int, chunk_frames: int, context_frames: int = 0, context_t: float = 0.0
-) -> Tensor:
-    """Return the level of every frame of a FIFO window before each network call of a shift, and after the last.
-
-    Args:
-        grid: (num_steps + 1,) ascending times; num_steps / num_chunks calls make one shift.
-        context_t: level at which the finished frames in front are shown.
-
-    Returns:
-        (micro_steps + 1, context_frames + num_chunks * chunk_frames): row m holds the levels before call m; in the
-        last row the first chunk is exactly at 0 and chunk j stands where chunk j - 1 stood in row 0.
-    """
-    num_steps = len(grid) - 1
-    if num_chunks < 1 or num_steps % num_chunks:
-        raise UserError(f"num_steps must be a multiple of num_chunks, got {num_steps} steps for {num_chunks} chunks")
-    micro_steps = num_steps // num_chunks
-    slot = torch.arange(1, num_chunks + 1) * micro_steps
-    index = slot[None, :] - torch.arange(micro_steps + 1)[:, None]  # (micro_steps + 1, num_chunks)
-    queue = grid[index].repeat_interleave(chunk_frames, dim=1)
-    context = torch.full((micro_steps + 1, context_frames), context_t, dtype=grid.dtype)
-    return torch.cat([context, queue], dim=1)

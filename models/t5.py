@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.clap_text import ACTIVATIONS
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class T5EncoderConfig:
     """Dropout in training."""
 
     def __post_init__(self) -> None:
+        check_bounds("num_layers", self.num_layers, 1, 1000)
+        check_bounds("num_heads", self.num_heads, 1, 10_000)
         if self.activation not in ACTIVATIONS:
             raise UserError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.num_buckets < 4 or self.num_buckets % 2:

@@ -18,17 +18,18 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from models.checkpoint import load_part, load_weights, save_part, without_weights
+from models.checkpoint import Checkpoint, Part, load_weights, part_of, read_checkpoint, save_parts, without_weights
 from models.clap_text import ClapTextConfig, ClapTextTower, text_config_from_huggingface, text_state_from_huggingface
 from models.errors import UserError
 from models.huggingface import is_pretrained, locate_pretrained, read_pretrained
+from models.saved_config import building
 from models.t5 import T5Encoder, T5EncoderConfig, t5_config_from_huggingface, t5_state_from_huggingface
-from models.tokenizer import load_pretrained_tokenizer, load_tokenizer, save_tokenizer
+from models.tokenizer import load_pretrained_tokenizer, load_tokenizer, parse_tokenizer
 
 logger = logging.getLogger(__name__)
 
 PART = "text_encoder"
-TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER, TOKENIZER_FOLDER = "tokenizer.json", "tokenizer"
 ENCODE_BATCH = 64
 """Prompts in one forward pass."""
 
@@ -129,8 +130,12 @@ class TextEncoder(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write weights, configuration and tokenizer into a checkpoint folder."""
-        save_part(folder, PART, dataclasses.asdict(self.config), self, dtype=dtype)
-        save_tokenizer(self.tokenizer, Path(folder) / TOKENIZER_FOLDER, self.config.max_tokens)
+        save_parts(folder, [self.part(dtype)])
+
+    def part(self, dtype: torch.dtype = torch.float16) -> Part:
+        """Part "text_encoder" of a checkpoint, with the tokenizer."""
+        tokenizer = {TOKENIZER: self.tokenizer.to_str().encode()}
+        return part_of(PART, dataclasses.asdict(self.config), self, dtype, tokenizer)
 
     @classmethod
     def load(cls, source: str | Path, max_tokens: int = 77) -> "TextEncoder":
@@ -146,8 +151,20 @@ class TextEncoder(nn.Module):
         """
         if is_pretrained(source):
             return cls._load_pretrained(locate_pretrained(source), max_tokens)
-        config, state = load_part(source, PART)
-        return cls._build(TextEncoderConfig(**config), load_tokenizer(Path(source) / TOKENIZER_FOLDER), state, source)
+        return read_checkpoint(source, cls.of)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "TextEncoder":
+        """Read part "text_encoder" of a checkpoint."""
+        part = checkpoint.part(PART)
+        if TOKENIZER in part.documents:
+            tokenizer = parse_tokenizer(part.documents[TOKENIZER], checkpoint.folder)
+        else:  # of a folder without a list of files
+            tokenizer = load_tokenizer(checkpoint.folder / TOKENIZER_FOLDER)
+        config = checkpoint.build_config(PART, TextEncoderConfig)
+        state = {key: value.float() for key, value in part.tensors.items()}
+        with building(f"{checkpoint.path}: {PART}"):
+            return cls._build(config, tokenizer, state, checkpoint.folder)
 
     @classmethod
     def _load_pretrained(cls, folder: Path, max_tokens: int) -> "TextEncoder":

@@ -11,7 +11,6 @@ Source: Evans et al. 2024 (2402.04825), section 3.
 """
 
 import dataclasses
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -22,12 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import load_config, load_part, load_weights, save_config, save_part, without_weights
+from models.checkpoint import Checkpoint, Part, load_weights, part_of, read_checkpoint, save_parts, without_weights
+from models.device import Precision, autocast_to, compile_network
 from models.errors import UserError, check_bounds
+from models.fingerprint import weights_fingerprint
 from models.queue import QueueConfig
+from models.saved_config import build_config, building
 from models.streaming import StreamingDecoder, StreamingEncoder
 from models.text_encoder import TextEncoder
-from models.texts import Blend, Text, blend_tokens
+from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
 from models.timing import NUM_TIMING_TOKENS, Position, TimingConfig, TimingEmbedder
 from models.unet import UNet, UNetConfig
 from models.vae import VAE
@@ -168,6 +170,7 @@ class TextToAudio(nn.Module):
         self.text_encoder = text_encoder
         self.conditioner = Conditioner(config.conditioner)
         self.unet = UNet(config.unet)
+        self._precision: Precision = "float32"
 
     @property
     def device(self) -> torch.device:
@@ -250,7 +253,13 @@ class TextToAudio(nn.Module):
         """Return t at positions 0 (clean) to 1 (noise) of its own noise schedule, which is the same here."""
         return position
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float = 0.0,  # noqa: ARG002
+    ) -> list[tuple[Conditioning, float]]:
         """Return the conditionings, each a batch of one, whose predictions make up a text's, and their weights.
 
         `null_row` takes the weight that is missing to 1. Here it is one row: classifier-free guidance.
@@ -272,16 +281,29 @@ class TextToAudio(nn.Module):
         """Embed a text without padding: (1, tokens, width)."""
         if isinstance(text, Blend):
             return blend_tokens(self._tokens(text.start), self._tokens(text.end), text.weight)
+        if isinstance(text, Spoken):
+            raise UserError(NOT_SPEAKING)
         embeddings, mask = self.text_encoder.encode([text])
         return embeddings[:, mask[0]]
 
     def network(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Predict v of noisy latents (rows, latent_channels, frames) at t (rows, frames)."""
-        return self.unet(latents, t, conditioning.context, conditioning.context_mask)
+        """Predict v of noisy latents (rows, latent_channels, frames) at t (rows, frames), in float32."""
+        with autocast_to(self.device, self._precision):
+            return self.unet(latents, t, conditioning.context, conditioning.context_mask).float()
+
+    def prepare(self, precision: Precision = "float32", compile: bool = False) -> None:
+        """Choose how `network` computes from now on, and compile it.
+
+        Raises:
+            UserError: there is no compiler.
+        """
+        self._precision = precision
+        if compile:
+            compile_network(self.unet)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode whole clips to audio (batch, audio_channels, samples)."""
-        return self.vae.decode(latents)
+        """Decode whole clips to stereo audio (batch, 2, samples); a mono autoencoder's on both sides."""
+        return self.vae.decode(latents).expand(-1, 2, -1)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Encode whole stereo clips (batch, 2, samples), the last frame padded with silence."""
@@ -297,21 +319,20 @@ class TextToAudio(nn.Module):
 
     def fingerprint(self) -> str:
         """Return 16 digits that change with any weight."""
-        digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_fingerprint(self)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write all parts into a folder that `load` reads."""
-        self.vae.save(folder, dtype=dtype)
-        self.text_encoder.save(folder, dtype=dtype)
-        save_part(folder, "conditioner", dataclasses.asdict(self.config.conditioner), self.conditioner, dtype=dtype)
-        save_part(folder, "unet", dataclasses.asdict(self.config.unet), self.unet, dtype=dtype)
         training = dataclasses.asdict(self.config)
-        del training["unet"], training["conditioner"]  # parts of their own
-        save_config(folder, "training", training)
+        unet, conditioner = training.pop("unet"), training.pop("conditioner")  # parts of their own
+        parts = [
+            self.vae.part(dtype),
+            self.text_encoder.part(dtype),
+            part_of("conditioner", conditioner, self.conditioner, dtype),
+            part_of("unet", unet, self.unet, dtype),
+            Part("training", training),
+        ]
+        save_parts(folder, parts)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToAudio":
@@ -321,20 +342,21 @@ class TextToAudio(nn.Module):
             FileNotFoundError: the folder is not a checkpoint.
             UserError: a part is missing, or its weights do not fit its configuration.
         """
-        unet_config, unet_state = load_part(folder, "unet")
-        conditioner_config, conditioner_state = load_part(folder, "conditioner")
-        vae, text_encoder = VAE.load(folder), TextEncoder.load(folder)
-        training = load_config(folder, "training")
-        config = TextToAudioConfig(
-            unet=UNetConfig(**unet_config), conditioner=ConditionerConfig(**conditioner_config), **training
-        )
-        if "queues" not in training:
-            logger.warning("%s does not say which queue it was trained for: %s is taken", folder, config.queues[0])
-        with without_weights():
+        return read_checkpoint(folder, cls._of).to(device).eval()
+
+    @classmethod
+    def _of(cls, checkpoint: Checkpoint) -> "TextToAudio":
+        saved = {name: checkpoint.config(name) for name in ("unet", "conditioner")} | checkpoint.config("training")
+        config = build_config(TextToAudioConfig, saved, str(checkpoint.path))
+        vae, text_encoder = VAE.of(checkpoint), TextEncoder.of(checkpoint)
+        with building(f"{checkpoint.path}"), without_weights():
             model = cls(config, vae, text_encoder)
-        load_weights(model.unet, unet_state, f"{folder} (unet)")
-        load_weights(model.conditioner, conditioner_state, f"{folder} (conditioner)")
-        return model.to(device).eval()
+        for name in ("unet", "conditioner"):
+            load_weights(getattr(model, name), checkpoint.weights(name), f"{checkpoint.folder} ({name})")
+        if "queues" not in saved:
+            queue = config.queues[0]
+            logger.warning("%s does not say which queue it was trained for: %s is taken", checkpoint.folder, queue)
+        return model
 
 
 def _seconds_tensor(name: str, seconds: Seconds, batch: int, device: torch.device) -> Tensor:

@@ -25,7 +25,18 @@ class Blend:
     """0 at the start to 1 at the end."""
 
 
-Text = str | Blend
+@dataclass(frozen=True)
+class Spoken:
+    """A description of a scene with words to say in it, for models that speak (VoiceLDM)."""
+
+    description: str
+    content: str
+
+
+Text = str | Blend | Spoken
+
+
+NOT_SPEAKING = "this model does not speak: leave out --content"
 
 
 def check_prompt(prompt: str) -> None:
@@ -81,6 +92,8 @@ def plain_text(text: Text) -> Any:
     """Return a text as strings, numbers and lists, for files."""
     if isinstance(text, str):
         return text
+    if isinstance(text, Spoken):
+        return {"description": text.description, "content": text.content}
     return [plain_text(text.start), plain_text(text.end), text.weight]
 
 
@@ -88,5 +101,7 @@ def text_from_plain(value: Any) -> Text:
     """Return the text that `plain_text` wrote."""
     if isinstance(value, str):
         return value
+    if isinstance(value, dict):
+        return Spoken(**value)
     start, end, weight = value
     return Blend(text_from_plain(start), text_from_plain(end), float(weight))

@@ -62,8 +62,20 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no tokenizer in {folder}: expected {FILE_NAME}")
+    return parse_tokenizer(path.read_bytes(), path)
+
+
+def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
+    """Build a tokenizer from what a tokenizer.json holds.
+
+    Args:
+        path: of the file, for messages.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_str(content.decode())
     except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
         raise UserError(f"{path} is not a valid tokenizer: {error}") from None
 

@@ -155,26 +155,28 @@ class ToneBank(nn.Module):
         Returns:
             Audio (batch, 2, (frames - 1) * hop) and the phases at its end.
         """
-        with torch.no_grad():
-            base = tone_hz(torch.arange(NUM_TONES)).to(cents.device)[:, None] / self.sample_rate
-            cycles = base * 2 ** (cents.double() / 1200)  # per sample, (batch, tones, frames)
+        with torch.no_grad():  # on the CPU: not every device has float64
+            base = tone_hz(torch.arange(NUM_TONES))[:, None] / self.sample_rate
+            cycles = base * 2 ** (cents.cpu().double() / 1200)  # per sample, (batch, tones, frames)
             steps = 0.5 * self.hop * (cycles[..., 1:] + cycles[..., :-1])
-            ends = torch.cat((phases.to(cents.device)[..., None], steps), dim=-1).cumsum(dim=-1) % 1
+            ends = torch.cat((phases.cpu()[..., None], steps), dim=-1).cumsum(dim=-1) % 1
         pieces = []
         for first in range(0, cycles.shape[-1] - 1, SYNTHESIS_FRAMES):
             span = slice(first, first + SYNTHESIS_FRAMES + 1)
             pieces.append(self._segments(amplitudes[..., span], cycles[..., span], ends[..., span]))
-        return torch.cat(pieces, dim=-1), ends[..., -1].cpu()
+        return torch.cat(pieces, dim=-1), ends[..., -1]
 
     def _segments(self, amplitudes: Tensor, cycles: Tensor, phases: Tensor) -> Tensor:
         """Waves between the middles of neighbouring frames, (batch, 2, (frames - 1) * hop)."""
         sounding = (amplitudes.detach().amax(dim=(0, 1, 3)) > 0).nonzero().flatten()
-        amplitudes, cycles, phases = (v.index_select(-2, sounding) for v in (amplitudes, cycles, phases))
+        amplitudes = amplitudes.index_select(-2, sounding)
         with torch.no_grad():
+            cycles, phases = (v.index_select(-2, sounding.cpu()) for v in (cycles, phases))
             slope = (cycles[..., 1:] - cycles[..., :-1]) / (2 * self.hop)
-            terms = (2 * math.pi * torch.stack((phases[..., :-1], cycles[..., :-1], slope))).float()
-            start, rate, bend = terms.transpose(2, 3)[..., None].unbind()  # (batch, frames - 1, tones, 1) each
-            samples = torch.arange(self.hop, dtype=torch.float32, device=cycles.device)
+            terms = 2 * math.pi * torch.stack((phases[..., :-1], cycles[..., :-1], slope))
+            terms = terms.float().to(amplitudes.device).transpose(2, 3)
+            start, rate, bend = terms[..., None].unbind()  # (batch, frames - 1, tones, 1) each
+            samples = torch.arange(self.hop, dtype=torch.float32, device=amplitudes.device)
             waves = (bend * samples).add_(rate).mul_(samples).add_(start).cos_()  # (batch, frames - 1, tones, hop)
         now, step = amplitudes[..., :-1], amplitudes[..., 1:] - amplitudes[..., :-1]
         now, step = (torch.cat((now, step), dim=1).permute(0, 3, 1, 2) @ waves).chunk(2, dim=2)
@@ -244,5 +246,5 @@ def _around(logs: Tensor, begin: int) -> Tensor:
     bins = torch.arange(num_bins, device=logs.device)
     reach = (0.19 * (bins + begin)).long().clamp_min(12)
     low, high = (bins - reach).clamp_min(0), (bins + reach + 1).clamp_max(num_bins)
-    sums = F.pad(logs.double().cumsum(dim=-1), (1, 0))
-    return ((sums[..., high] - sums[..., low]) / (high - low)).float()
+    sums = F.pad(logs.cumsum(dim=-1), (1, 0))
+    return (sums[..., high] - sums[..., low]) / (high - low)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 from models.unet_layers import (
     Downsample,
     FourierFeatures,
@@ -81,8 +81,12 @@ class UNetConfig:
                 "widths, factors and attention_depths must have one entry a level, got "
                 f"{self.widths}, {self.factors} and {self.attention_depths}"
             )
-        if min(self.factors) < 1 or self.num_blocks < 1:
-            raise UserError(f"factors and num_blocks must be at least 1, got {self.factors} and {self.num_blocks}")
+        for name in ("num_blocks", "num_heads", "num_groups"):
+            check_bounds(name, getattr(self, name), 1, 1000)
+        check_bounds("bottleneck_depth", self.bottleneck_depth, 0, 1000)
+        for name, least in (("widths", 1), ("factors", 1), ("attention_depths", 0)):
+            for each in getattr(self, name):
+                check_bounds(name, each, least, 100_000 if name == "widths" else 1000)
         bad = [width for width in self.widths if width % (2 * self.num_heads)]
         if bad:
             raise UserError(f"widths must be multiples of 2 * num_heads = {2 * self.num_heads}, got {bad[0]}")

@@ -24,12 +24,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from models.checkpoint import load_part, load_weights, save_part, without_weights
+from models.checkpoint import Checkpoint, Part, load_weights, part_of, read_checkpoint, save_parts, without_weights
 from models.errors import UserError
+from models.saved_config import building
 from models.vae_bands import BandsConfig
 from models.vae_spectral import SpectralConfig
 from models.vae_waveform import WaveformConfig, convolutions
 
+PART = "vae"
 MIN_STD = 1e-4
 
 
@@ -109,19 +111,18 @@ class VAEConfig:
         others = set(KINDS) - {self.kind}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
-    @classmethod
-    def from_saved(cls, saved: dict[str, Any]) -> "VAEConfig":
-        """Configuration of a checkpoint; the older ones have the sizes of both kinds on one level, and no kind."""
-        if "kind" not in saved:
-            names = {each.name for each in fields(cls)}
-            shared = {name: value for name, value in saved.items() if name in names}
-            ignored = {"hop_length", "band_levels"}
-            sizes = {name: value for name, value in saved.items() if name not in names | ignored}
-            kind = "bands" if saved.get("band_levels") else "waveform"
-            if kind == "waveform" and sizes.pop("stem_stride", 1) != 1:
-                raise UserError("autoencoders with a stem_stride and without band_levels are not supported any more")
-            saved = shared | {"kind": kind, kind: sizes}
-        return cls(**saved)
+
+def in_kinds(saved: dict[str, Any], where: str) -> dict[str, Any]:
+    """Bring the stored configuration of an older checkpoint, with all sizes on one level, to that of `VAEConfig`."""
+    if "kind" in saved:
+        return saved
+    kind = "bands" if saved.get("band_levels") else "waveform"
+    if kind == "waveform" and saved.get("stem_stride", 1) != 1:
+        raise UserError(f"{where}: autoencoders with a stem_stride and without band_levels are not supported any more")
+    shared = {each.name for each in fields(VAEConfig)} - set(KINDS)
+    dropped = {"hop_length", "band_levels"} | ({"stem_stride"} if kind == "waveform" else set())
+    sizes = {name: value for name, value in saved.items() if name not in shared | dropped}
+    return {name: value for name, value in saved.items() if name in shared} | {"kind": kind, kind: sizes}
 
 
 @dataclass(frozen=True)
@@ -252,11 +253,15 @@ class VAE(nn.Module):
         plain.load_state_dict(state)
         return plain.eval().requires_grad_(False)
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write part "vae" of a checkpoint folder. Weight-norm must have been folded."""
+    def part(self, dtype: torch.dtype = torch.float16) -> Part:
+        """Part "vae" of a checkpoint. Weight-norm must have been folded."""
         if any(is_parametrized(convolution) for convolution in self._normed_convolutions()):
             raise ValueError("fold the weight-norm before saving: save folded()")
-        save_part(folder, "vae", self.config.saved(), self, dtype)
+        return part_of(PART, self.config.saved(), self, dtype)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write part "vae" of a checkpoint folder. Weight-norm must have been folded."""
+        save_parts(folder, [self.part(dtype)])
 
     @classmethod
     def load(cls, folder: str | Path) -> "VAE":
@@ -266,10 +271,16 @@ class VAE(nn.Module):
             FileNotFoundError: the folder is not a checkpoint.
             UserError: the weights do not fit the configuration.
         """
-        config, state = load_part(folder, "vae")
-        with without_weights():
-            vae = cls(VAEConfig.from_saved(config))
-        load_weights(vae, state, folder)
+        return read_checkpoint(folder, cls.of)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "VAE":
+        """Read part "vae" of a checkpoint."""
+        saved = in_kinds(checkpoint.config(PART), str(checkpoint.path))
+        config = checkpoint.build_config(PART, VAEConfig, saved)
+        with building(f"{checkpoint.path}: {PART}"), without_weights():
+            vae = cls(config)
+        load_weights(vae, checkpoint.weights(PART), f"{checkpoint.folder} ({PART})")
         return vae.eval().requires_grad_(False)
 
     def _normed_convolutions(self) -> list[nn.Conv1d | nn.ConvTranspose1d]:

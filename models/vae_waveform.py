@@ -8,15 +8,16 @@ Source: Kumar et al. 2023 (arXiv 2306.06546); Evans et al. 2024 (arXiv 2402.0482
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from models.errors import UserError
+from models.errors import UserError, check_bounds
 
 EPSILON = 1e-9
 """Added to divisors."""
+SnakeKind = Literal["alpha", "alpha_beta"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +36,43 @@ class WaveformConfig:
     """Up-sampling factor of each decoder level."""
     dilations: tuple[int, ...] = (1, 3, 9)
     """Dilation of the residual units of a level."""
+    encoder_widths: tuple[int, ...] = ()
+    """Channels after each encoder level, where they are not to double; published autoencoders differ."""
+    decoder_widths: tuple[int, ...] = ()
+    """Channels after each decoder level, where they are not to halve."""
+    snake: SnakeKind = "alpha"
+    """"alpha": x + sin^2(alpha x) / alpha, the paper's; "alpha_beta": x + sin^2(alpha x) / beta."""
+    projection: bool = True
+    """Whether the encoder ends in a 1x1 convolution; without it the convolution before it gives the posterior."""
+    output_bias: bool = True
+    """Whether the decoder's last convolution has a bias."""
+    tanh: bool = True
+    """Whether the decoder ends in a tanh."""
 
     def __post_init__(self) -> None:
-        for name in ("encoder_strides", "decoder_strides", "dilations"):
+        for name in ("encoder_strides", "decoder_strides", "dilations", "encoder_widths", "decoder_widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_bounds("encoder_width", self.encoder_width, 1, 100_000)
+        for each in self.dilations:
+            check_bounds("dilations", each, 1, 10_000)
         check_strides(self.encoder_strides, self.decoder_strides)
-        check_halving(self.decoder_width, len(self.decoder_strides))
+        for side in ("encoder", "decoder"):
+            widths, strides = getattr(self, f"{side}_widths"), getattr(self, f"{side}_strides")
+            if widths and (len(widths) != len(strides) or min(widths) < 1):
+                raise UserError(f"{side}_widths must be one width of each of {len(strides)} levels, got {widths}")
+        if not self.decoder_widths:
+            check_halving(self.decoder_width, len(self.decoder_strides))
 
     @property
     def hop_length(self) -> int:
         """Samples per latent frame."""
         return math.prod(self.encoder_strides)
+
+    def widths_after(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Channels after each level of the encoder and of the decoder."""
+        doubled = tuple(self.encoder_width * 2 ** (level + 1) for level in range(len(self.encoder_strides)))
+        halved = tuple(self.decoder_width // 2 ** (level + 1) for level in range(len(self.decoder_strides)))
+        return self.encoder_widths or doubled, self.decoder_widths or halved
 
     def build(
         self,
@@ -83,27 +110,28 @@ def check_halving(decoder_width: int, times: int) -> None:
 
 def waveform_encoder(config: WaveformConfig, audio_channels: int, latent_channels: int) -> nn.Sequential:
     """Audio to the posterior's parameters: (batch, audio_channels, samples) -> (batch, 2 latent_channels, frames)."""
-    width = config.encoder_width
+    width, snake = config.encoder_width, SNAKES[config.snake]
     layers: list[nn.Module] = [nn.Conv1d(audio_channels, width, kernel_size=7, padding=3)]
-    for stride in config.encoder_strides:
-        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
-        layers += [Snake(width), down_sampling(width, 2 * width, stride)]
-        width *= 2
-    layers += [Snake(width), nn.Conv1d(width, width, kernel_size=3, padding=1)]
-    layers += [nn.Conv1d(width, 2 * latent_channels, kernel_size=1)]
+    for stride, wider in zip(config.encoder_strides, config.widths_after()[0], strict=True):
+        layers += [ResidualUnit(width, dilation, snake) for dilation in config.dilations]
+        layers += [snake(width), down_sampling(width, wider, stride)]
+        width = wider
+    outputs = 2 * latent_channels
+    layers += [snake(width), nn.Conv1d(width, width if config.projection else outputs, kernel_size=3, padding=1)]
+    layers += [nn.Conv1d(width, outputs, kernel_size=1)] if config.projection else []
     return nn.Sequential(*layers)
 
 
 def waveform_decoder(config: WaveformConfig, audio_channels: int, latent_channels: int) -> nn.Sequential:
     """Latents to audio: (batch, latent_channels, frames) -> (batch, audio_channels, samples)."""
-    width = config.decoder_width
+    width, snake = config.decoder_width, SNAKES[config.snake]
     layers: list[nn.Module] = [nn.Conv1d(latent_channels, width, kernel_size=7, padding=3)]
-    for stride in config.decoder_strides:
-        layers += [Snake(width), up_sampling(width, width // 2, stride)]
-        width //= 2
-        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
-    layers += [Snake(width), nn.Conv1d(width, audio_channels, kernel_size=7, padding=3)]
-    return nn.Sequential(*layers, nn.Tanh())
+    for stride, narrower in zip(config.decoder_strides, config.widths_after()[1], strict=True):
+        layers += [snake(width), up_sampling(width, narrower, stride)]
+        width = narrower
+        layers += [ResidualUnit(width, dilation, snake) for dilation in config.dilations]
+    layers += [snake(width), nn.Conv1d(width, audio_channels, kernel_size=7, padding=3, bias=config.output_bias)]
+    return nn.Sequential(*layers, *([nn.Tanh()] if config.tanh else []))
 
 
 class SnakeFunction(torch.autograd.Function):
@@ -150,15 +178,33 @@ class Snake(nn.Module):
         return cast(Tensor, SnakeFunction.apply(x, alpha))
 
 
+class SnakeBeta(Snake):
+    """The activation x + sin^2(alpha x) / beta, with an alpha and a beta a channel.
+
+    Source: Lee et al. 2023 (BigVGAN, arXiv 2206.04658).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.beta = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time) -> same
+        alpha, beta = self.alpha.to(x.dtype), self.beta.to(x.dtype)
+        return x + (alpha * x).sin().square() / (beta + EPSILON)
+
+
+SNAKES: dict[SnakeKind, type[Snake]] = {"alpha": Snake, "alpha_beta": SnakeBeta}
+
+
 class ResidualUnit(nn.Module):
     """Snake, dilated convolution, Snake, 1x1 convolution, added to the input."""
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int, snake: type[Snake] = Snake) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            Snake(channels),
+            snake(channels),
             nn.Conv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation),
-            Snake(channels),
+            snake(channels),
             nn.Conv1d(channels, channels, kernel_size=1),
         )
 

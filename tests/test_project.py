@@ -100,7 +100,8 @@ def test_shipped_files_fit_in_60_megabytes():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_config_parses_and_builds(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    main = importlib.import_module(f"train.{config.stem}").main
+    is_hosts = config.parent.name == "hosts"
+    main = importlib.import_module("infer.fifo.__main__" if is_hosts else f"train.{config.stem}").main
     parser = jsonargparse.auto_parser(main)
     parsed = parser.parse_args(["--config", str(config)])
     parser.instantiate_classes(parsed)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
 
-from data.datamodule import AudioDataModule, DataConfig, LatentDataModule, TuningDataModule
+from data.datamodule import AudioDataModule, DataConfig, LatentDataModule
 from data.encoding import fingerprint
 from data.latent_folder import LatentIndex
+from data.tuning import TuningDataModule
 from models.checkpoint import SHIPPED_MODEL
 from models.errors import UserError
 from models.text_encoder import TextEncoder

@@ -81,11 +81,14 @@ class SpectralTraining(VAETraining):
         return self.part == "all" and self.completed_steps < self.tone_path.steps
 
     def rate(self) -> float:
+        """Learning rate of the present step: every stage warms up and decays by itself, or the last would have none."""
         config, step = self.tone_path, self.completed_steps
         if self.in_tone_stage:
             return config.learning_rate * (1 - step / config.steps)
-        stage_start = config.steps if self.part == "all" else 0
-        return learning_rate(self.optimiser, step - stage_start, self.num_steps - stage_start)
+        stage_starts = (config.steps, self.stages.joint_steps) if self.part == "all" else (0,)
+        start = max(start for start in stage_starts if start <= step)
+        end = min((each for each in stage_starts if each > step), default=self.num_steps)
+        return learning_rate(self.optimiser, step - start, end - start)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         first, second = super().configure_optimizers()

@@ -1,5 +1,6 @@
 """The tokenizer of a text encoder trained from scratch: captions without their sounds, and where it is kept."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator
@@ -7,12 +8,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from data.captions import make_prompt
+from data.captions import CaptionError
 from data.corpus import CorpusSource, training_captions
 from data.datamodule import AudioDataModule
 from data.folder import FolderSource
 from data.loading import Source, random_generator
 from data.mixture import CYCLE, MixedSource
+from data.shard_loading import ShardSource
 from models.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -50,13 +52,15 @@ def captions(data: AudioDataModule, num_captions: int) -> Iterator[str]:
     return source_captions(data.source, num_captions)
 
 
-def source_captions(source: Source, num_captions: int) -> Iterator[str]:
+def source_captions(source: Source | ShardSource, num_captions: int) -> Iterator[str]:
     """Captions of a folder, of a corpus, or of the parts of a mixture by their shares."""
     if isinstance(source, MixedSource):
         for part, count in zip(source.sources, source.shares.counts, strict=True):
             yield from source_captions(part, -(-num_captions * count // CYCLE))
     elif isinstance(source, FolderSource):
         yield from folder_captions(source, num_captions)
+    elif isinstance(source, ShardSource):
+        yield from itertools.islice(source.prompts(), num_captions)
     elif isinstance(source, CorpusSource):
         for index in range(num_captions):
             yield from training_captions(source.corpus, source.seed, index, 1)
@@ -68,6 +72,10 @@ def folder_captions(source: FolderSource, num_captions: int) -> Iterator[str]:
     for index in range(min(num_captions, CAPTIONS_PER_FILE * len(files))):
         entry = source.entries[files[index % len(files)]]
         try:
-            yield make_prompt(entry.read_metadata(), random_generator(source.seed, _CAPTION, index), entry.name)
+            prompt = source.captioner(entry.read_metadata(), random_generator(source.seed, _CAPTION, index), entry.name)
+        except CaptionError:
+            raise
         except (ValueError, OSError):
             continue  # the data stream names and counts this file
+        if prompt is not None:
+            yield prompt

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from data.instruments.grooves import CRASH, HIGH_TOM, KICK, LOW_TOM, MIDDLE_TOM, SNARE
-from data.instruments.harmony import voice
+from data.instruments.harmony import nearest, voice
 from data.instruments.melody import closing_notes, melody_notes
 from data.instruments.piece import Part
 from data.instruments.score import Note, Score, articulate, instrument_of, register_range, strokes
@@ -44,6 +44,23 @@ def play_chords(part: Part, score: Score, rng: np.random.Generator) -> list[Note
             ]
             notes += struck if whole else articulate(part, struck)
     return notes
+
+
+def play_harmony(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:
+    """An inner voice: held notes of the chord, each as near as possible to the one before."""
+    low, high = register_range(part)
+    midi = (low + high) // 2
+    half = float(score.beats if score.beats == 3 else score.beats // 2)
+    notes = []
+    for bar in range(score.piece.num_bars):
+        last = bar == score.last_bar
+        for beat in (0.0,) if last or half == score.beats else (0.0, half):
+            tones = score.chord(bar)
+            midi = nearest(tones[1:] if beat else tones, midi)
+            midi += 12 if midi < low else -12 if midi > high else 0
+            length = float(score.beats) if last else half
+            notes.append(Note(bar * score.beats + beat, length, midi, score.velocity(rng, -0.08)))
+    return articulate(part, notes, but_from=score.last_bar * score.beats)
 
 
 def play_arpeggio(part: Part, score: Score, rng: np.random.Generator) -> list[Note]:

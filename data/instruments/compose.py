@@ -8,16 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data.instruments.accompaniment import play_arpeggio, play_bass, play_chords, play_drums, play_piece
+from data.instruments.accompaniment import play_arpeggio, play_bass, play_chords, play_drums, play_harmony, play_piece
 from data.instruments.grooves import METRES
 from data.instruments.harmony import draw_chords, nearest, voice
 from data.instruments.melody import play_melody
 from data.instruments.piece import Part, Piece
 from data.instruments.score import VELOCITIES, Note, Score, articulate, register_range
-from data.instruments.table import ARPEGGIO, BASS, CHORDS, DRUMS, INSTRUMENTS, MELODY, PIECE
+from data.instruments.table import ARPEGGIO, BASS, CHORDS, DRUMS, HARMONY, INSTRUMENTS, MELODY, PIECE
 
 PLAYERS: dict[str, Callable[[Part, Score, np.random.Generator], list[Note]]] = {
     MELODY: play_melody,
+    HARMONY: play_harmony,
     CHORDS: play_chords,
     ARPEGGIO: play_arpeggio,
     BASS: play_bass,

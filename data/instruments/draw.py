@@ -6,15 +6,27 @@ from typing import TypeVar
 
 import numpy as np
 
+from data.instruments.ensembles import BAND_OF_GROOVE, BANDS, CHAMBERS, ROLES
 from data.instruments.grooves import GROOVES, METRES, Groove
 from data.instruments.harmony import MODES, Key
 from data.instruments.piece import LEAD_IN_SECONDS, TAIL_SECONDS, Part, Piece
-from data.instruments.table import ARPEGGIO, BASS, BASSES, CHORDS, DRUMS, INSTRUMENTS, MELODY, PIECE, Instrument
+from data.instruments.table import (
+    ARPEGGIO,
+    BASS,
+    BASSES,
+    CHORDS,
+    DRUMS,
+    HARMONY,
+    INSTRUMENTS,
+    MELODY,
+    PIECE,
+    Instrument,
+)
 
 Option = TypeVar("Option")
 
-KINDS = ("note", "chord", "scale", "solo", "drums", "duo", "trio", "band")
-KIND_WEIGHTS = (0.15, 0.03, 0.06, 0.36, 0.10, 0.14, 0.08, 0.08)
+KINDS = ("note", "chord", "scale", "solo", "drums", "duo", "trio", "chamber", "band")
+KIND_WEIGHTS = (0.14, 0.03, 0.06, 0.34, 0.10, 0.13, 0.08, 0.04, 0.08)
 MEDIAN_SECONDS, MIN_SECONDS, MAX_SECONDS = 20.0, 6.0, 60.0
 TEMPOS_BPM = {
     "4/4": tuple(bpm for bpm in range(60, 181, 2) if bpm % 10 == 0 or bpm % 4 == 0),
@@ -22,59 +34,6 @@ TEMPOS_BPM = {
     "6/8": tuple(range(40, 111, 5)),
 }
 """Tempos that are drawn: multiples of ten, which are drawn twice as often, and of four."""
-BANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "jazz": (
-        (
-            "alto saxophone",
-            "tenor saxophone",
-            "trumpet",
-            "muted trumpet",
-            "clarinet",
-            "vibraphone",
-            "flute",
-            "trombone",
-        ),
-        ("piano", "jazz guitar", "electric piano", "vibraphone"),
-        ("upright bass", "fretless bass"),
-    ),
-    "latin": (
-        ("flute", "trumpet", "classical guitar", "alto saxophone", "steel drums", "marimba", "accordion"),
-        ("classical guitar", "piano", "acoustic guitar", "electric piano"),
-        ("upright bass", "bass guitar"),
-    ),
-    "rock": (
-        ("overdriven guitar", "distorted guitar", "electric guitar", "saw lead", "harmonica", "electric piano"),
-        ("electric guitar", "electric organ", "piano", "acoustic guitar"),
-        ("bass guitar", "picked bass"),
-    ),
-    "pop": (
-        ("piano", "electric guitar", "saw lead", "violin", "flute", "alto saxophone", "trumpet", "glockenspiel"),
-        ("piano", "acoustic guitar", "electric piano", "strings", "warm pad", "electric guitar"),
-        ("bass guitar", "fretless bass", "slap bass"),
-    ),
-    "electronic": (
-        ("saw lead", "square lead", "electric piano", "piano", "kalimba", "vibraphone"),
-        ("warm pad", "synth strings", "electric piano", "piano", "fantasy pad", "choir"),
-        ("synth bass", "bass guitar"),
-    ),
-    "folk": (
-        ("fiddle", "banjo", "harmonica", "acoustic guitar", "accordion", "violin", "ocarina", "recorder"),
-        ("acoustic guitar", "accordion", "piano", "bandoneon"),
-        ("upright bass", "bass guitar"),
-    ),
-    "march": (
-        ("trumpet", "piccolo", "clarinet", "trombone", "brass section", "flute"),
-        ("brass section", "accordion", "piano"),
-        ("tuba", "bowed double bass"),
-    ),
-}
-"""Instruments of a kind of band: melody, chords, bass."""
-BAND_OF_GROOVE = {
-    "swing jazz": "jazz", "jazz waltz": "jazz", "blues shuffle": "rock", "bossa nova": "latin", "samba": "latin",
-    "latin": "latin", "rock": "rock", "pop": "pop", "disco": "pop", "funk": "pop", "slow ballad": "pop",
-    "house": "electronic", "trap": "electronic", "hip hop": "electronic", "drum and bass": "electronic",
-    "reggae": "rock", "country": "folk", "waltz": "folk", "march": "march",
-}  # fmt: skip
 
 
 def choose(rng: np.random.Generator, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option:
@@ -154,7 +113,8 @@ def _draw_note(rng: np.random.Generator, fixed: dict[str, str | int]) -> Piece:
     )  # fmt: skip
     strikes = choose(rng, (1, 3, 4, 6, 8), (0.5, 0.15, 0.15, 0.1, 0.1))
     held = strikes == 1 and instrument.sustained and not staccato
-    struck = (60, 80, 100, 120) if instrument.ring_seconds > 1 else (120, 150, 200)
+    short = staccato or instrument.ring_seconds < 1
+    struck = (200, 240, 300) if short else (60, 80, 100, 120)
     tempo = choose(rng, (30, 40, 50, 60, 80) if held else struck)
     return Piece(form="note", parts=(_place_solo(rng, part),), tempo_bpm=tempo, num_bars=strikes, midi=midi)
 
@@ -222,12 +182,14 @@ def _draw_players(rng: np.random.Generator, kind: str, groove: Groove | None, na
     kit = [Part(instrument=choose(rng, groove.kits), role=DRUMS)] if groove else []
     if kind == "drums":
         return (_place_solo(rng, kit[0]),)
+    if kind == "chamber":
+        return _draw_chamber(rng)
     if kind == "solo":
-        instrument = INSTRUMENTS[named] if named else choose_instrument(rng, MELODY, among=_SOLOISTS)
+        instrument = INSTRUMENTS[named] if named else choose_instrument(rng, MELODY, among=tuple(INSTRUMENTS))
         role = choose(rng, instrument.roles, [_SOLO_WEIGHTS[role] for role in instrument.roles])
         return (_place_solo(rng, draw_part(rng, instrument, role)),)
     roles = {"duo": 2, "trio": 3, "band": int(rng.choice((4, 4, 5)))}[kind] - len(kit)
-    wanted = _ROLES[roles] if roles > 1 else ((BASS,), (CHORDS,), (MELODY,))
+    wanted = ROLES[roles] if roles > 1 else ((BASS,), (CHORDS,), (MELODY,))
     wanted = [order for order in wanted if not named or set(order) & set(INSTRUMENTS[named].roles)]
     chosen = choose(rng, wanted)
     melody, chords, bass = BANDS[BAND_OF_GROOVE[groove.name]] if groove and rng.random() < 0.75 else (None, None, None)
@@ -243,6 +205,15 @@ def _draw_players(rng: np.random.Generator, kind: str, groove: Groove | None, na
     return (*_spread(rng, players), *kit)
 
 
+def _draw_chamber(rng: np.random.Generator) -> tuple[Part, ...]:
+    """Three or four players of one family."""
+    highest, *others = choose(rng, tuple(CHAMBERS.values()))[: choose(rng, (3, 4))]
+    *inner, lowest = (INSTRUMENTS[name] for name in others)
+    melody = draw_part(rng, INSTRUMENTS[highest], MELODY)
+    harmony = [Part(instrument=instrument.name, role=HARMONY) for instrument in inner]
+    return (melody, *harmony, Part(instrument=lowest.name, role=BASS, register="low"))
+
+
 def _spread(rng: np.random.Generator, players: list[Part]) -> tuple[Part, ...]:
     """Now and then place two players on the two sides."""
     if len(players) == 2 and rng.random() < 0.3:
@@ -252,10 +223,4 @@ def _spread(rng: np.random.Generator, players: list[Part]) -> tuple[Part, ...]:
 
 
 _EXERCISES = {"note": _draw_note, "chord": _draw_chord, "scale": _draw_scale}
-_SOLOISTS = tuple(name for name in INSTRUMENTS)
 _SOLO_WEIGHTS = {MELODY: 0.5, CHORDS: 0.15, ARPEGGIO: 0.2, PIECE: 0.35, BASS: 1.0}
-_ROLES: dict[int, tuple[tuple[str, ...], ...]] = {
-    2: ((MELODY, CHORDS), (MELODY, CHORDS), (MELODY, ARPEGGIO), (MELODY, PIECE), (MELODY, BASS), (CHORDS, BASS)),
-    3: ((MELODY, CHORDS, BASS), (MELODY, CHORDS, BASS), (MELODY, ARPEGGIO, BASS), (MELODY, CHORDS, ARPEGGIO)),
-    4: ((MELODY, CHORDS, ARPEGGIO, BASS),),
-}

@@ -49,7 +49,8 @@ class Groove:
     """One style of drumming."""
 
     name: str
-    """What it is called, as an adjective: a rock beat."""
+    words: tuple[str, ...] = ()
+    """What captions call it besides its name: a jazz beat."""
     metre: str
     tempos: tuple[int, int]
     """Slowest and fastest tempo in bpm."""
@@ -69,7 +70,8 @@ GROOVES: dict[str, Groove] = {
     groove.name: groove
     for groove in (
         Groove(
-            name="rock", metre="4/4", tempos=(90, 150), kits=("drums", "power drums", "room drums"),
+            name="rock", words=("rock and roll",),
+            metre="4/4", tempos=(90, 150), kits=("drums", "power drums", "room drums"),
             drums={KICK: "X.......X.x.....", SNARE: _BACKBEAT, CLOSED_HAT: "X.x.X.x.X.x.X.x."},
             bass="X.x.x.x.x.x.x.x.", chords="X...x...x...x...",
         ),
@@ -80,7 +82,8 @@ GROOVES: dict[str, Groove] = {
             bass="X.....x.x.....x.", chords="X...x...x..x..x.",
         ),
         Groove(
-            name="house", metre="4/4", tempos=(116, 132), kits=("electronic drums", "drum machine"),
+            name="house", words=("electronic dance",),
+            metre="4/4", tempos=(116, 132), kits=("electronic drums", "drum machine"),
             drums={KICK: "X...X...X...X...", CLAP: _BACKBEAT, OPEN_HAT: "..X...X...X...X.",
                    CLOSED_HAT: "x..xx..xx..xx..x"},
             bass="..x...x...x...x.", chords="x..x..x...x..x..",
@@ -97,7 +100,8 @@ GROOVES: dict[str, Groove] = {
             bass="X..x..x.x.x..x..", chords="..x..x....x..x..",
         ),
         Groove(
-            name="hip hop", metre="4/4", tempos=(76, 102), kits=("electronic drums", "drum machine", "room drums"),
+            name="hip hop", words=("boom bap",),
+            metre="4/4", tempos=(76, 102), kits=("electronic drums", "drum machine", "room drums"),
             drums={KICK: "X..x......Xx....", SNARE: _BACKBEAT, CLOSED_HAT: "x.x.x.x.x.xox.x."},
             bass="X..x......x.....", chords="X.......x.......",
         ),
@@ -113,7 +117,8 @@ GROOVES: dict[str, Groove] = {
             bass="X.....x...x.....", chords="X...............",
         ),
         Groove(
-            name="bossa nova", metre="4/4", tempos=(110, 150), kits=("jazz drums", "brushed drums"),
+            name="bossa nova", words=("bossa",),
+            metre="4/4", tempos=(110, 150), kits=("jazz drums", "brushed drums"),
             drums={KICK: "X..xX..xX..xX..x", RIM: "X..x..x...x..x..", CLOSED_HAT: "x.x.x.x.x.x.x.x."},
             bass="X..xx..xx..xx..x", chords="X..x..x...x..x..",
         ),
@@ -124,19 +129,22 @@ GROOVES: dict[str, Groove] = {
             bass="X..xX..xX..xX..x", chords="x.x..x.x..x.x...",
         ),
         Groove(
-            name="latin", metre="4/4", tempos=(96, 132), kits=("drums",),
+            name="latin", words=("salsa",),
+            metre="4/4", tempos=(96, 132), kits=("drums",),
             drums={KICK: "X.....x.X.....x.", COWBELL: "X...x...X...x...", CLAVES: "x..x..x...x.x...",
                    HIGH_CONGA: "....x.......x...",
                    LOW_CONGA: "......xx......xx", CABASA: "x.x.x.x.x.x.x.x."},
             bass="X.....x.....x...", chords="X..x..x.x..x..x.",
         ),
         Groove(
-            name="swing jazz", metre="4/4", tempos=(110, 180), kits=("jazz drums", "brushed drums"), walking=True,
+            name="swing jazz", words=("jazz", "swing"),
+            metre="4/4", tempos=(110, 180), kits=("jazz drums", "brushed drums"), walking=True,
             drums={RIDE: "X..x.xX..x.x", PEDAL_HAT: "...x.....x..", KICK: "o..o..o..o.."},
             bass="X..x..x..x..", chords="X....x......",
         ),
         Groove(
-            name="blues shuffle", metre="4/4", tempos=(80, 130), kits=("drums", "room drums"),
+            name="blues shuffle", words=("blues", "shuffle"),
+            metre="4/4", tempos=(80, 130), kits=("drums", "room drums"),
             drums={KICK: "X.....X....x", SNARE: "...X.....X..", CLOSED_HAT: "X.xx.xX.xx.x"},
             bass="X.xx.xx.xx.x", chords="X..x..X..x..",
         ),
@@ -151,7 +159,8 @@ GROOVES: dict[str, Groove] = {
             bass="X.......x.......", chords="....X.......X...",
         ),
         Groove(
-            name="march", metre="4/4", tempos=(100, 124), kits=("drums",),
+            name="march", words=("marching",),
+            metre="4/4", tempos=(100, 124), kits=("drums",),
             drums={KICK: "X.......X.......", SNARE: "X.ooX.ooX.ooXxxx", CRASH: "X..............."},
             bass="X.......x.......", chords="....X.......X...",
         ),
@@ -161,12 +170,14 @@ GROOVES: dict[str, Groove] = {
             bass="X...........", chords="....X...X...",
         ),
         Groove(
-            name="jazz waltz", metre="3/4", tempos=(110, 170), kits=("jazz drums", "brushed drums"), walking=True,
+            name="jazz waltz", words=("jazz",),
+            metre="3/4", tempos=(110, 170), kits=("jazz drums", "brushed drums"), walking=True,
             drums={RIDE: "X..x.xx..", PEDAL_HAT: "...x.....", KICK: "X....o..."},
             bass="X..x..x..", chords="X....x...",
         ),
         Groove(
-            name="slow ballad", metre="6/8", tempos=(40, 66), kits=("drums", "room drums"),
+            name="slow ballad", words=("ballad",),
+            metre="6/8", tempos=(40, 66), kits=("drums", "room drums"),
             drums={KICK: "X.......x...", SNARE: "......X.....", CLOSED_HAT: "x.x.x.x.x.x."},
             bass="X.....x...x.", chords="X.x.x.X.x.x.",
         ),

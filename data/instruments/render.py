@@ -8,18 +8,18 @@ from data.instruments.grooves import KITS
 from data.instruments.piece import LEAD_IN_SECONDS, TAIL_SECONDS, Part, Piece
 from data.instruments.score import Note
 from data.instruments.soundfont import SoundFont, Stroke
-from data.instruments.table import ARPEGGIO, BASS, CHORDS, DRUMS, INSTRUMENTS, MELODY, PIECE
+from data.instruments.table import ARPEGGIO, BASS, CHORDS, DRUMS, HARMONY, INSTRUMENTS, MELODY, PIECE
 from data.synthetic.layers import samples
 from data.synthetic.signals import db_to_gain, fft_size, irfft, ramp, rfft
 from data.synthetic.space import SIDE_DB, active_level, room
 
 LEVELS_DB = {"soft": -28.0, "medium": -21.0, "loud": -15.0}
 """Level of the loud 50 ms frames (95th percentile) of a clip, dBFS."""
-BALANCE_DB = {MELODY: 0.0, PIECE: 0.0, CHORDS: -6.0, ARPEGGIO: -4.0, BASS: -3.0, DRUMS: -1.0}
+BALANCE_DB = {MELODY: 0.0, PIECE: 0.0, HARMONY: -4.0, CHORDS: -6.0, ARPEGGIO: -4.0, BASS: -3.0, DRUMS: -1.0}
 """Level of a part in an ensemble."""
 REVERB = {"dry": (0.3, 0.0), "room": (0.6, 0.12), "hall": (2.2, 0.4)}
 """Reverberation time in seconds, and level of the reverberation relative to the direct sound."""
-SPREAD = {MELODY: 0.0, PIECE: 0.0, CHORDS: 0.35, ARPEGGIO: -0.35, BASS: 0.0, DRUMS: 0.0}
+SPREAD = {MELODY: 0.0, PIECE: 0.0, HARMONY: 0.3, CHORDS: 0.35, ARPEGGIO: -0.35, BASS: 0.0, DRUMS: 0.0}
 """Where the parts of an ensemble sit, -1 (left) to 1."""
 NOISE_FLOOR_DB = -80.0
 PEAK = 0.9

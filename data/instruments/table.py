@@ -2,15 +2,16 @@
 
 Programs were chosen by measurement on FluidR3 GM: over the stated range the pitch is there, not its octave, and its
 median deviation is below 10 cents (a choir's below 20). Left out for this are tubular bells and timpani (no partial at
-the named pitch), the other organs (an octave or two low), shamisen (none at low notes), the whistle (its vibrato), the
-upper half of muted guitars, and synth effects.
+the named pitch), percussive and rock organ (an octave low), shamisen (none at low notes), the whistle (its vibrato),
+the upper half of muted guitars, and synth effects.
 """
 
 import math
 from dataclasses import dataclass
 
-MELODY, CHORDS, ARPEGGIO, BASS, DRUMS, PIECE = "melody", "chords", "arpeggio", "bass", "drums", "piece"
-"""What a part plays; `PIECE` is a melody with its own accompaniment, as on a piano."""
+MELODY, HARMONY, CHORDS, ARPEGGIO, BASS, DRUMS = "melody", "harmony", "chords", "arpeggio", "bass", "drums"
+PIECE = "piece"
+"""What a part plays; harmony is an inner voice, a piece a melody with its own accompaniment, as on a piano."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Instrument:
     ring_seconds: float = math.inf
     """How long a struck or plucked note is heard."""
     transpose: int = 0
-    """Semitones by which the font has to be asked for a higher note than is to be heard."""
+    """Semitones by which the font has to be asked for a higher note than is to be heard (an organ's lowest drawbar)."""
     weight: float = 1.0
     """How often it is drawn, relative to the others."""
 
@@ -67,7 +68,7 @@ _ROWS: tuple[tuple[str, int, int, int, str, tuple[str, ...]], ...] = (
     ("harpsichord", 6, 36, 84, "keys", ()),
     ("clavinet", 7, 36, 76, "keys", ("clavi",)),
     ("celesta", 8, 60, 96, "mallets", ()),
-    ("glockenspiel", 9, 79, 103, "mallets", ("bells",)),
+    ("glockenspiel", 9, 79, 103, "mallets", ("orchestra bells",)),
     ("music box", 10, 60, 96, "mallets", ()),
     ("vibraphone", 11, 53, 89, "mallets", ("vibes",)),
     ("marimba", 12, 45, 84, "mallets", ()),
@@ -75,6 +76,7 @@ _ROWS: tuple[tuple[str, int, int, int, str, tuple[str, ...]], ...] = (
     ("hammered dulcimer", 15, 50, 84, "plucked", ("dulcimer",)),
     ("electric organ", 16, 48, 84, "organ", ("Hammond organ", "organ", "drawbar organ")),
     ("church organ", 19, 40, 84, "organ", ("pipe organ", "organ")),
+    ("reed organ", 20, 41, 84, "organ", ("harmonium", "pump organ")),
     ("accordion", 21, 53, 89, "reeds", ()),
     ("harmonica", 22, 60, 84, "reeds", ("mouth organ",)),
     ("bandoneon", 23, 48, 84, "reeds", ()),
@@ -170,7 +172,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         sustained=FAMILIES[family][1],
         shortest_seconds=_SHORTEST_SECONDS.get(family, 0.1),
         ring_seconds=_RING_SECONDS.get(family, math.inf),
-        transpose=12 if name == "electric organ" else 0,
+        transpose=24 if name == "electric organ" else 0,
         weight=_COMMON.get(name, 1.0),
     )
     for name, program, low, high, family, words in _ROWS

@@ -139,6 +139,10 @@ GROUP_FORMS = (
     "{adj}{list}", "@{adj}{size} of {list}", "@{adj}{size} with {list}", "{list} playing {adj}music together",
     "@{adj}{size}: {list}",
 )  # fmt: skip
+CHAMBER_FORMS = (
+    "@{adj}{family} {size}", "@{adj}{family} {size}", "@{adj}{family} {size} with {list}",
+    "@{adj}piece for {family} {size}",
+)  # fmt: skip
 GROOVE_FORMS = (
     "{adj}{groove} with {list}", "{list} playing {adj}{groove}", "@{adj}{groove} {size} with {list}",
     "@{adj}{groove} {size}: {list}", "@{adj}{groove} groove, {list}",

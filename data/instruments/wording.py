@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.instruments.grooves import KITS
+from data.instruments.ensembles import chamber_of
+from data.instruments.grooves import GROOVES, KITS
 from data.instruments.piece import Part, Piece
 from data.instruments.table import DRUMS, INSTRUMENTS
 from data.instruments.vocabulary import (
@@ -18,6 +19,7 @@ from data.instruments.vocabulary import (
     BARE_DRUM_FORMS,
     BARE_NOTE_FORMS,
     BARE_SCALE_FORMS,
+    CHAMBER_FORMS,
     CHORD_FORMS,
     DRUM_FORMS,
     DUO_FORMS,
@@ -109,6 +111,14 @@ def name_part(part: Part, rng: np.random.Generator) -> str:
     return words[0] if rng.random() < 0.5 else pick(words, rng)
 
 
+def name_groove(piece: Piece, rng: np.random.Generator) -> str:
+    """What the groove is called; its own name two times out of three."""
+    if piece.groove is None:
+        return ""
+    words = GROOVES[piece.groove].words
+    return piece.groove if not words or rng.random() < 0.67 else pick(words, rng)
+
+
 def spell_key(piece: Piece, rng: np.random.Generator) -> str:
     """A key in words: "E flat minor"."""
     assert piece.key is not None
@@ -162,7 +172,7 @@ def caption(piece: Piece, rng: np.random.Generator, *, held_out_form: bool) -> s
 def _tag_noun(piece: Piece, rng: np.random.Generator) -> str:
     names = [name_part(part, rng) for part in piece.parts]
     if "groove" in piece.stated:
-        names.insert(int(rng.integers(len(names) + 1)), str(piece.groove))
+        names.insert(int(rng.integers(len(names) + 1)), name_groove(piece, rng))
     return ", ".join(names)
 
 
@@ -184,7 +194,7 @@ class _Wording:
             return self._exercise(piece, words[0])
         if len(words) == 1 and piece.drums:
             forms = DRUM_FORMS if groove else BARE_DRUM_FORMS
-            return self._fill(forms, words[0], groove=str(piece.groove), kit=_alone(words[0]))
+            return self._fill(forms, words[0], groove=name_groove(piece, self.rng), kit=_alone(words[0]))
         if len(words) == 1:
             return self._lead(piece.parts[0], words[0])
         if len(words) == 2 and not groove:
@@ -194,7 +204,11 @@ class _Wording:
         order = words if self.rng.random() < 0.6 else self.rng.permutation(words).tolist()
         listed = f"{', '.join(order[:-1])} and {order[-1]}"
         size = pick(SIZES[len(words)], self.rng)
-        return self._fill(GROOVE_FORMS if groove else GROUP_FORMS, "", list=listed, size=size, groove=str(piece.groove))
+        family = chamber_of(piece)
+        if family is not None and self.rng.random() < 0.6:
+            return self._fill(CHAMBER_FORMS, "", list=listed, size=SIZES[len(words)][-1], family=family)
+        forms = GROOVE_FORMS if groove else GROUP_FORMS
+        return self._fill(forms, "", list=listed, size=size, groove=name_groove(piece, self.rng))
 
     def _fill(self, forms: tuple[str, ...], word: str, **others: str) -> str:
         """Fill a form in with an instrument's name and the adjectives."""

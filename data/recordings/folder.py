@@ -75,11 +75,13 @@ def _plans(sources: list[Source], held_out: bool) -> Iterator[Plan | None]:
                 yield plan_window(source, GROUPS[recording.kind], name, _generator(name))
     recordings = [source.recording for source in sources]
     chords, kits = pool(recordings, "strum"), pool(recordings, "drum")
+    # A rhythm is drawn from whatever is at hand, so its name says what that was.
+    pooled = hashlib.sha256("".join(sorted(r.sha256 for r in recordings if r.role)).encode()).hexdigest()[:8]
     for number in range(RHYTHMS // 8 if held_out else RHYTHMS):
         if chords:
-            name = f"{folder}/strumming/{number:04d}.flac"
+            name = f"{folder}/strumming/{pooled}-{number:04d}.flac"
             yield plan_strumming(chords, name, _generator(name))
-        name = f"{folder}/drums/{number:04d}.flac"
+        name = f"{folder}/drums/{pooled}-{number:04d}.flac"
         yield plan_drums(kits, name, _generator(name))
 
 

@@ -31,6 +31,7 @@ TIER_OF_LICENCE: dict[str, Tier] = {
 }
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "minetest-data": ("minetest-game",),
+    "wesnoth-1.16-data": ("wesnoth-1.18-data",),
     "wesnoth-1.16-music": ("wesnoth-1.18-music",),
 }
 """Names under which other releases have a package's files."""

@@ -25,20 +25,21 @@ from infer.fifo.state import check_state_file, load_stream, save_stream
 from infer.fifo.stream import EndlessStream
 from infer.fifo.timing import StreamTiming
 from infer.guidance import GuidanceConfig
+from infer.hosts.load import default_config, load_model
 from infer.outputs import check_output, check_seconds, check_seed, file_name
 from infer.playback import PLAYERS, STDOUT, RawFormat, open_sink, play
 from infer.samplers import SamplingConfig
 from models.checkpoint import SHIPPED_MODEL
-from models.device import resolve_device
+from models.device import Precision, resolve_device, spare_threads
 from models.errors import UserError
 from models.text_to_audio import TextToAudio
-from models.texts import check_prompt
+from models.texts import Spoken, Text, check_prompt
 
 logger = logging.getLogger("infer.fifo")
 
 WITH_A_STATE = {
     *("seconds", "endless", "out", "overwrite", "cue", "cues", "output", "save_state", "resume_state"),
-    *("model", "device"),
+    *("model", "device", "precision", "compile"),
 }
 """Options that a stream taken up again may be given; all others are in its state."""
 LEAST_INIT_SECONDS = 0.1
@@ -63,6 +64,7 @@ def main(
     seed: int = 0,
     cue: tuple[tuple[float, str], ...] = (),
     cues: CueConfig = CueConfig(),  # noqa: B008 - frozen, as all groups below
+    content: str | None = None,
     init_audio: Path | None = None,
     output: OutputConfig = OutputConfig(),
     method: Method = "fifo",
@@ -73,8 +75,10 @@ def main(
     guard: GuardConfig = GuardConfig(),  # noqa: B008
     save_state: Path | None = None,
     resume_state: Path | None = None,
-    model: Path = SHIPPED_MODEL,
+    model: str = str(SHIPPED_MODEL),
     device: str = "auto",
+    precision: Precision = "float32",
+    compile: bool = False,
 ) -> None:
     """Turn a prompt into sound without end, in constant memory, written as it is made.
 
@@ -88,6 +92,8 @@ def main(
         seed: Same seed and device, same sound.
         cue: Another prompt from a time of the output on, as in --cue 30 "thunderstorm"; may be given again and again.
         cues: How a text gives way to the next.
+        content: Words to say, for models that speak (VoiceLDM). A cue changes them behind a bar, as in
+            --cue 10 "a cathedral | and so it ends", and leaves them as they are without one.
         init_audio: A sound file that the stream continues.
         output: What the output holds.
         method: As the model was trained to be played (fifo); InfiniteAudio's way, a frame a step with skipped steps,
@@ -100,8 +106,11 @@ def main(
         guard: What holds drift back.
         save_state: Where to write the state of the stream when it stops, from which resume_state goes on.
         resume_state: Go on with a saved stream; the output is what follows, and cues count from its start.
-        model: Folder of the model.
+        model: A model's folder; for published models a pipeline's folder as diffusers writes it, or its name on the
+            Hugging Face hub, as in --model cvssp/audioldm-s-full-v2.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: Number format in which the U-Net computes (autocast); weights and decoding stay float32.
+        compile: Compile the U-Net: faster calls after a start of up to minutes.
     """
     options = locals()
     length = None if endless else seconds
@@ -119,36 +128,45 @@ def main(
         check_state_file(save_state, overwrite=overwrite)
     if init_audio is not None:
         _check_init_audio(init_audio, out, length if output.init_audio else None)
+    sampling = with_known_focus(sampling, Path(model))
+    bundle = load_model(model, resolve_device(device), precision, compile)
+    if isinstance(bundle, TextToAudio):
+        spare_threads(bundle.unet, bundle.device)
     if resume_state is None:
         config = StreamConfig(
             method=method,
             queue=queue,
-            sampling=with_known_focus(sampling, model),
+            sampling=sampling,
             guidance=guidance,
             timing=timing,
             guard=guard,
             seconds=length if timing.needs_length else None,
         )
-        bundle = TextToAudio.load(model, resolve_device(device))
         notice = trained_queue_notice(config, bundle)
         if notice is not None:
             logger.warning(notice)
         sound = None if init_audio is None else torch.from_numpy(read_audio(init_audio))
         in_output = output.init_audio
-        stream = EndlessStream(bundle, prompt or "", config, seeds=seed, init_audio=sound, init_in_output=in_output)
+        stream = EndlessStream(
+            bundle, text_of(prompt or "", content), config, seeds=seed, init_audio=sound, init_in_output=in_output
+        )
     else:
-        stream = load_stream(resume_state, TextToAudio.load(model, resolve_device(device)))
+        stream = load_stream(resume_state, bundle)
     if save_state is not None:
         check_state_file(save_state, stream, overwrite=overwrite)
-    add_cues(stream, cue, cues)
+    add_cues(stream, cue, cues, content)
     write(stream, out, length, save_state, output.raw_format, overwrite=overwrite)
 
 
-def add_cues(stream: EndlessStream, cue: Sequence[tuple[float, str]], config: CueConfig) -> None:
+def add_cues(
+    stream: EndlessStream, cue: Sequence[tuple[float, str]], config: CueConfig, content: str | None = None
+) -> None:
     """Add cues that count from what the stream gives out next, and say when they will be heard."""
     begun = stream.seconds
-    for seconds, prompt in cue:
-        effect = stream.cue(begun + seconds, prompt, config.mode, config.glide_seconds)
+    for seconds, prompt in sorted(cue):
+        text = text_of(prompt, content)
+        content = text.content if isinstance(text, Spoken) else None
+        effect = stream.cue(begun + seconds, text, config.mode, config.glide_seconds)
         heard = effect.begins_seconds - begun, effect.complete_seconds - begun
         logger.info("cue %g s, %r: the change begins at %.2f s and is complete at %.2f s", seconds, prompt, *heard)
 
@@ -178,6 +196,17 @@ def write(
     finally:
         if save_state is not None:
             _save(stream, save_state)
+
+
+def text_of(prompt: str, content: str | None) -> Text:
+    """Join a description with words to say: those behind its bar, or those that were said before."""
+    description, bar, words = prompt.partition("|")
+    if content is None and not bar:
+        return prompt
+    spoken = Spoken(description.strip(), words.strip() if bar else content or "")
+    check_prompt(spoken.description)
+    check_prompt(spoken.content)
+    return spoken
 
 
 def _save(stream: EndlessStream, path: Path) -> None:
@@ -256,4 +285,4 @@ def _is_number(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    run(main, argv=collect_cues(sys.argv[1:]), prog="python -m infer.fifo")
+    run(main, default_config(sys.argv[1:]), collect_cues(sys.argv[1:]), prog="python -m infer.fifo")

@@ -4,6 +4,8 @@
     infinite-audio  c = 1, s = 1, first order, behind the same context, steps skipped outside of the focus
     fifo-diffusion  c = 1, s = 1, first order, the window shown to the network in pieces (latent partitioning) that
                     overlap by half, of which only the noisier half is taken (lookahead)
+    partitioned     chunks, as fifo, but the window shown in pieces as fifo-diffusion does: for networks that were
+                    trained on one noise level a clip, at twice the cost
 
 All have the same number of steps and the same lead time. What exists only to be compared with these stands in
 `infer.evaluate.methods`, as plans of the same kind.
@@ -11,6 +13,7 @@ All have the same number of steps and the same lead time. What exists only to be
 Sources: InfiniteAudio 2025 (2506.03020); Kim et al. 2024 (FIFO-Diffusion), sections 4.2 and 4.3, algorithms 2 and 3.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +30,7 @@ from models.queue import QueueConfig
 from models.schedule import skip_grid_of
 from models.timing import Position
 
-Method = Literal["fifo", "infinite-audio", "fifo-diffusion"]
+Method = Literal["fifo", "infinite-audio", "fifo-diffusion", "partitioned"]
 
 NUM_PARTITIONS = 4
 """Pieces of a queue that together hold each frame once, as in the paper's best setting."""
@@ -60,8 +63,26 @@ def plan_of(method: Method, queue: QueueConfig, sampling: SamplingConfig) -> Pla
         return infinite_audio(queue, sampling)
     if method == "fifo-diffusion":
         return fifo_diffusion(queue)
-    grid = sampling.grid(queue.num_steps)
-    return Plan(queue=queue, grid=grid, sampler=sampling.sampler, eta=sampling.eta, is_guarded=True)
+    plan = Plan(
+        queue=queue,
+        grid=sampling.grid(queue.num_steps),
+        sampler=sampling.sampler,
+        eta=sampling.eta,
+        is_guarded=True,
+    )
+    return partitioned(plan) if method == "partitioned" else plan
+
+
+def partitioned(plan: Plan) -> Plan:
+    """Show the window in pieces of twice the context, half apart, of which the noisier half is taken.
+
+    Raises:
+        UserError: the queue has no context.
+    """
+    frames = 2 * plan.queue.context_frames
+    if not frames:
+        raise UserError("the method partitioned needs a context, got queue.context_frames 0")
+    return dataclasses.replace(plan, wrap=lambda network: PartitionedNetwork(network, frames, lookahead=True))
 
 
 def infinite_audio(queue: QueueConfig, sampling: SamplingConfig) -> Plan:

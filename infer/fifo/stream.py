@@ -31,7 +31,7 @@ from infer.hosts.host import Host
 from infer.outputs import check_seconds, check_seed
 from infer.samplers import make_generators
 from models.errors import UserError
-from models.texts import Blend, Text, check_prompt, weighted_blend
+from models.texts import Blend, Spoken, Text, check_prompt, weighted_blend
 
 Prompt = Text | Mapping[str, float]
 """A prompt, or several with weights, which are blended."""
@@ -72,7 +72,7 @@ class EndlessStream(Iterator[Tensor]):
         init_in_output: bool = True,
         plan: Plan | None = None,
     ):
-        texts = [_text(p) for p in ([prompts] if isinstance(prompts, str | Blend | Mapping) else prompts)]
+        texts = [_text(p) for p in ([prompts] if isinstance(prompts, str | Blend | Spoken | Mapping) else prompts)]
         seeds = [seeds + k for k in range(len(texts))] if isinstance(seeds, int) else list(seeds)
         if not texts or len(seeds) != len(texts):
             raise ValueError(f"needs a seed for each of at least one prompt, got {len(texts)} and {len(seeds)}")
@@ -173,7 +173,7 @@ class EndlessStream(Iterator[Tensor]):
         front = self._fifo.position + self._offset
         frame = front if seconds is None else max(front, round(seconds * self.frames_per_second))
         glide_frames = max(1, round(glide_seconds * self.frames_per_second)) if mode == "glide" else 0
-        self.model.rows(text, self._timeline.at(self.seconds), self.config.guidance.scale)  # while there is time
+        self.model.rows(text, self._timeline.at(self.seconds), self.config.guidance.scale, 1.0)  # while there is time
         begin = complete = 0
         for sheet in self._sheets if stream is None else [self._sheets[stream]]:
             begin, complete = sheet.add(Cue(frame, text, mode, glide_frames), front, self._fifo.entered + self._offset)

@@ -68,7 +68,7 @@ class ChunkTimes:
         for handle in self._handles:
             handle.remove()
 
-    def _add_time_tokens(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:  # noqa: ARG002
+    def _add_time_tokens(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         """Turn the global token (batch, 1, width) into one for every run."""
         if self._run_times is None:
             return None
@@ -77,10 +77,10 @@ class ChunkTimes:
         embedded = network.timestep_proj.forward(network.time_proj(self._run_times.flatten().to(output.dtype)))
         return output + embedded.unflatten(0, self._run_times.shape)
 
-    def _drop_clip_time(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:  # noqa: ARG002
+    def _drop_clip_time(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return None if self._run_times is None else torch.zeros_like(output)
 
-    def _mask_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _mask_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         return None if self._mask is None else (args, kwargs | {"attention_mask": self._mask})
 
 

@@ -85,7 +85,7 @@ class FrameTimes:
             handles.append(block.norm2.register_forward_pre_hook(lambda _, inputs: self._add(block, inputs[0])))
         return handles
 
-    def _replace_timestep(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor] | None:  # noqa: ARG002
+    def _replace_timestep(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor] | None:
         """Give `time_proj` the timesteps of all frames at all resolutions, (batch * rows,)."""
         if self._timesteps is None:
             return None
@@ -99,10 +99,10 @@ class FrameTimes:
         assert pooled[0].shape[1] == frames
         return (torch.cat(pooled, dim=1).flatten(),)
 
-    def _repeat_class(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:  # noqa: ARG002
+    def _repeat_class(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return None if self._timesteps is None else output.repeat_interleave(self._num_rows, dim=0)
 
-    def _choose_rows(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _choose_rows(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hand a block, of the rows of all resolutions, those of its own."""
         if self._timesteps is None:
             return None

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from models.device import Precision
 from models.queue import QueueConfig
 from models.texts import Text
 from models.timing import Position
@@ -113,7 +114,9 @@ class Host(Protocol):
         """Return t, rising, at positions 0 (clean) to 1 (noise) of its own noise schedule."""
         ...
 
-    def rows(self, text: Text, position: Position, guidance_scale: float, /) -> Sequence[tuple[Any, float]]:
+    def rows(
+        self, text: Text, position: Position, guidance_scale: float, content_scale: float, /
+    ) -> Sequence[tuple[Any, float]]:
         """Return the conditionings, each a batch of one, whose predictions make up a text's, and their weights.
 
         The first one is the full condition. `null_row` takes the weight that is missing to 1: classifier-free guidance
@@ -127,7 +130,11 @@ class Host(Protocol):
         ...
 
     def network(self, latents: Tensor, t: Tensor, conditioning: Any, /) -> Tensor:
-        """Predict v; one conditioning and the noise times of all frames for each row of the batch."""
+        """Predict v, in float32; one conditioning and the noise times of all frames for each row of the batch."""
+        ...
+
+    def prepare(self, precision: Precision, compile: bool) -> None:
+        """Choose the number format in which `network` computes from now on, and whether it is compiled."""
         ...
 
     def decode(self, latents: Tensor, /) -> Tensor:

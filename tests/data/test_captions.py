@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.captions import make_prompt, prompt_from_path
+from data.captions import Captioner, CaptionError, make_prompt, prompt_from_path
+from models.errors import UserError
 
 _TRACK = {"instruments": ["Guitar", "Drums"], "moods": "Uplifting", "bpm": 120, "duration": 30.0, "license": "CC0"}
 
@@ -66,3 +67,36 @@ def test_same_generator_same_prompt() -> None:
 def test_the_file_name_is_the_last_resort(path: str, expected: str) -> None:
     assert prompt_from_path(Path(path)) == expected
     assert make_prompt({"duration": 3}, np.random.default_rng(0), Path(path)) == expected
+
+
+def _rule(metadata: dict) -> str:
+    return f"{metadata['title']} ({metadata['name']})"
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("nothing", "must be module:function, got 'nothing'"),
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        (f"{__name__}:no_such", "no attribute 'no_such'"),
+        (f"{__name__}:_TRACK", "is no function"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_at_the_start(rule: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        Captioner(rule)
+
+
+def test_the_users_own_rule_gets_the_metadata_and_the_name() -> None:
+    captioner = Captioner(f"{__name__}:_rule")
+    generator = np.random.default_rng(0)
+    assert captioner({"title": "Rain"}, generator, Path("x/a.wav")) == "Rain (x/a.wav)"
+    with pytest.raises(CaptionError, match=r"fails for x/a\.wav: KeyError: 'title'"):
+        captioner({}, generator, Path("x/a.wav"))
+
+
+@pytest.mark.parametrize("made", [7, "  ", [], ["a", ""], ["a", None], {"a": "b"}])
+def test_a_rule_must_make_prompts(monkeypatch: pytest.MonkeyPatch, made) -> None:
+    monkeypatch.setitem(globals(), "_rule", lambda _: made)
+    with pytest.raises(CaptionError, match=r"must return a prompt, a list of prompts or None, for a\.wav"):
+        Captioner(f"{__name__}:_rule")({}, np.random.default_rng(0), Path("a.wav"))

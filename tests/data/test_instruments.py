@@ -12,7 +12,7 @@ import soundfile
 from data.instruments import GROOVES, INSTRUMENTS, KITS, Part, Piece, captions, draw_clip, plan_clip
 from data.instruments.__main__ import main
 from data.instruments.compose import compose
-from data.instruments.draw import BAND_OF_GROOVE, BANDS
+from data.instruments.ensembles import BAND_OF_GROOVE, BANDS, CHAMBERS, chamber_of
 from data.instruments.grooves import METRES
 from data.instruments.harmony import MODES, Key
 from data.instruments.held_out import COMBINATIONS, PAIRS, combination_of, is_held_out
@@ -70,11 +70,19 @@ def cents(audio: np.ndarray, hz: float) -> tuple[float, float]:
     return float(deviation), level
 
 
+def octaves_below(audio: np.ndarray, hz: float) -> float:
+    """Level of what sounds one or two octaves below a frequency against it and its octave, in dB."""
+    power = np.abs(np.fft.rfft(audio.mean(axis=0)[:SAMPLE_RATE] * np.hanning(SAMPLE_RATE)))  # a bin a Hz
+    levels = [power[round(ratio * hz) - 2 : round(ratio * hz) + 3].max() for ratio in (0.25, 0.5, 1.0, 2.0)]
+    return float(20 * np.log10(max(levels[:2]) / max(levels[2:])))
+
+
 def test_there_are_enough_instruments_and_grooves() -> None:
     assert len(INSTRUMENTS) >= 40
     assert len(GROOVES) >= 12
     assert len({instrument.program for instrument in INSTRUMENTS.values()}) == len(INSTRUMENTS)
     assert set(BAND_OF_GROOVE) == set(GROOVES)
+    assert {name for names in CHAMBERS.values() for name in names} <= set(INSTRUMENTS)
     for players in BANDS.values():
         assert {name for pool in players for name in pool} <= set(INSTRUMENTS)
 
@@ -142,6 +150,7 @@ def test_what_is_drawn() -> None:
     assert {piece.metre for piece in pieces if piece.form == "piece"} == set(METRES)
     assert {piece.key.mode for piece in pieces if piece.key} == set(MODES)
     assert {len(piece.parts) for piece in pieces} == {1, 2, 3, 4, 5}
+    assert {chamber_of(piece) for piece in pieces} == {None, *CHAMBERS}
     seconds = [piece.seconds for piece in pieces if piece.form == "piece"]
     assert 18.0 < np.median(seconds) < 22.0
     assert min(seconds) > 5.0
@@ -254,8 +263,10 @@ def test_captions_say_what_they_state() -> None:
             assert piece.key is not None
             assert piece.key.mode in prompt
         if "groove" in piece.stated:
-            assert str(piece.groove) in prompt.lower()
-        for part in piece.pitched:
+            assert piece.groove is not None
+            assert any(word in prompt.lower() for word in (piece.groove, *GROOVES[piece.groove].words))
+        family = chamber_of(piece)
+        for part in () if family and f"{family} " in prompt.lower() else piece.pitched:
             assert any(word.lower() in prompt.lower() for word in INSTRUMENTS[part.instrument].words), prompt
         assert "{" not in prompt
         assert "@" not in prompt
@@ -332,15 +343,17 @@ def test_a_soundfont_needs_the_presets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_real_instruments_are_in_tune(name: str, fluid: SoundFont) -> None:
     instrument = INSTRUMENTS[name]
-    deviations, levels = [], []
+    deviations, levels, below = [], [], []
     for midi in range(instrument.low, instrument.high + 1, 4):
         audio = play(note_piece(name, midi), fluid)
         deviation, level = cents(audio, midi_to_hz(midi))
         deviations.append(deviation)
         levels.append(level)
+        below.append(octaves_below(audio, midi_to_hz(midi)))
     tolerance = 20.0 if name == "choir" else 10.0  # many voices, each with its vibrato
     assert abs(float(np.median(deviations))) <= tolerance, deviations
     assert min(levels) > -25.0, levels  # the pitch is there, or its octave
+    assert max(below) < -8.0, below
 
 
 def test_real_chords_and_kits_sound(fluid: SoundFont) -> None:

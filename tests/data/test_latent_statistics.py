@@ -62,7 +62,7 @@ def test_the_command_normalises_its_data_and_changes_nothing_else(model: Path, s
     command.main(model, data, device="cpu")
     assert "new against old statistics" in capsys.readouterr().out
     after = load_part(model, "vae")[1]
-    assert [key for key in before if not torch.equal(before[key], after[key])] == ["latent_mean", "latent_std"]
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {"latent_mean", "latent_std"}
     vae = VAE.load(model)
     training = FolderClips(data, None, None).files["train"]
     assert len(training) == 3

@@ -16,12 +16,13 @@ from webdataset.compat import WebDataset
 from data import latent_folder
 from data import latents as command
 from data.clips import LatentDataConfig
-from data.datamodule import DataConfig, LatentDataModule, TuningDataModule
+from data.datamodule import DataConfig, LatentDataModule
 from data.encoding import encode_clip
 from data.folder import list_entries, split_entries
 from data.latent_folder import LatentIndex
 from data.latent_source import LatentSource
 from data.tar_shards import ShardWriter
+from data.tuning import TuningDataModule
 from models.errors import UserError
 from models.vae import VAE, VAEConfig
 from models.vae_waveform import WaveformConfig
@@ -394,3 +395,23 @@ def test_the_processes_of_torchrun_share_the_shards(
         monkeypatch.setenv("RANK", rank)
         command.main(model, tmp_path / "out", data, clips_per_shard=1, device="cpu")
     assert len(LatentSource(tmp_path / "out", 0, 16, 8).training) == 4
+
+
+def test_audio_shards_are_encoded_like_their_files(model: Path, songs: Path, encoded: Path, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        for path in sorted(songs.glob("*.wav")):
+            metadata = json.loads(path.with_suffix(".json").read_text()) | {"path": path.name}
+            writer.write(path.stem, {"wav": path.read_bytes(), "json": json.dumps(metadata).encode()})
+        writer.write("broken", {"wav": b"RIFF no audio"})
+    data = LatentDataConfig(shards=str(tmp_path / "a.tar"), num_workers=1, validation_share=0.2)
+    command.main(model, tmp_path / "out", data, device="cpu")
+    found, expected = _files(LatentSource(tmp_path / "out", 0, 16, 8)), _files(LatentSource(encoded, 0, 16, 8))
+    assert sorted(found) == sorted(expected)
+    for name, (about, mean, std) in expected.items():
+        np.testing.assert_array_equal(found[name][1], mean)
+        np.testing.assert_array_equal(found[name][2], std)
+        assert found[name][0]["metadata"]["prompt"] == about["metadata"]["prompt"]
+    with pytest.raises(UserError, match=r"they must lie on this machine: fetch pipe:cat a\.tar first"):
+        command.main(model, tmp_path / "more", LatentDataConfig(shards="pipe:cat a.tar"), device="cpu")
+    with pytest.raises(UserError, match=r"data\.shards goes alone"):
+        LatentDataConfig(shards="a.tar", folder="b")

@@ -104,7 +104,7 @@ def test_an_unreadable_file_is_left_out_by_its_own_set(soundfont: str, folder: s
 
 
 def test_a_mixture_goes_alone(folder: str) -> None:
-    with pytest.raises(UserError, match=r"data\.mixture goes without"):
+    with pytest.raises(UserError, match=r"got folder and mixture"):
         DataConfig(mixture={"synthetic": 1}, folder=folder)
     with pytest.raises(UserError, match=r"data\.folder or data\.mixture, not both"):
         LatentDataConfig(mixture={"synthetic": 1}, folder=folder)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +266,17 @@ def test_a_queue_that_was_not_trained_is_named(tiny_folder: Path, tmp_path: Path
     argv = ["--prompt", PROMPT, "--model", str(tiny_folder), "--out", str(tmp_path / "b.wav"), "--seconds", "0.2"]
     run(fifo_command.main, argv=[*argv, "--queue.steps_per_shift", "1"])
     assert "not trained" not in caplog.text
+
+
+@pytest.mark.parametrize("play", [play_fifo, make_clips])
+def test_half_precision_sounds_nearly_the_same(tiny_folder: Path, tmp_path: Path, play: Callable[..., None]):
+    sounds = []
+    for precision in ("float32", "bfloat16"):
+        path = tmp_path / f"{precision}.wav"
+        play(tiny_folder, path, "--seconds", "0.5", "--precision", precision)
+        sounds.append(read(path))
+    level = np.abs(sounds[0]).max()
+    assert 0 < np.abs(sounds[0] - sounds[1]).max() < 0.3 * level
 
 
 def test_options_of_infer_fifo_are_few():

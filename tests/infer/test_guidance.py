@@ -114,7 +114,10 @@ class DualHost:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def rows(self, text: Text, position: Position, guidance_scale: float) -> list[tuple[Conditioning, float]]:
+    def rows(
+        self, text: Text, position: Position, guidance_scale: float, content_scale: float
+    ) -> list[tuple[Conditioning, float]]:
+        del content_scale
         texts = (text, "first", "second")
         rows = [self.model.rows(part, position, 1.0)[0][0] for part in texts]
         return list(zip(rows, (1.0, guidance_scale, self.second_scale), strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infer.samplers import sample
-from models.diffusion import alpha_sigma, velocity_from_denoised
+from models.diffusion import alpha_sigma
 
 T_MAX, NUM_STEPS = 0.97, 12
 SHAPE = (2, 3, 8)
@@ -25,8 +25,8 @@ def denoise(x: Tensor, t: Tensor) -> Tensor:
 
 def ours(x: Tensor, levels: Tensor) -> Tensor:
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        t = t[0, 0]
-        return velocity_from_denoised(x, denoise(x, t), t.expand(len(x)))
+        alpha, sigma = alpha_sigma(t[0, 0])
+        return (alpha * x - denoise(x, t[0, 0])) / sigma  # the velocity of a denoised x
 
     return sample(denoiser, x, levels)
 

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.device import SMALL_NETWORK, spare_threads
+from models.device import SMALL_NETWORK, compile_network, spare_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,3 +35,18 @@ def test_a_small_network_on_a_cpu_takes_one_thread(num_parameters, expected):
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+def test_compiling_without_a_compiler_is_one_clear_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
+        compile_network(torch.nn.Linear(2, 2))
+
+
+def test_compiling_is_in_place(monkeypatch: pytest.MonkeyPatch):
+    compiled = []
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    network = torch.nn.Linear(2, 2)
+    compile_network(network)
+    assert compiled == [network]

@@ -8,7 +8,6 @@ from models.schedule import (
     LOG_SNR_LIMIT,
     Focus,
     Thirds,
-    queue_levels,
     region_borders,
     skip_grid,
     skip_grid_of,
@@ -89,23 +88,6 @@ def test_skip_form_is_ascending_for_any_size(focus: Focus, num_reference: int, f
     assert len(grid) - 1 <= num_reference
 
 
-def test_queue_levels_move_one_slot_in_a_shift():
-    grid = time_grid(12, "last", 3)
-    levels = queue_levels(grid, num_chunks=4, chunk_frames=2, context_frames=3, context_t=0.01)
-    assert levels.shape == (4, 3 + 8)
-    torch.testing.assert_close(levels[:, :3], torch.full((4, 3), 0.01))
-    torch.testing.assert_close(levels[0, 3::2], grid[[3, 6, 9, 12]])
-    torch.testing.assert_close(levels[1, 3::2], grid[[2, 5, 8, 11]])
-    assert (levels[-1, 3:5] == 0).all()
-    torch.testing.assert_close(levels[-1, 5:], levels[0, 3:-2])
-    torch.testing.assert_close(levels[:, 3::2], levels[:, 4::2])
-
-
-def test_one_chunk_is_the_ordinary_sampler():
-    grid = time_grid(5)
-    torch.testing.assert_close(queue_levels(grid, 1, 3), grid.flip(0)[:, None].expand(6, 3))
-
-
 @pytest.mark.parametrize(
     ("call", "named"),
     [
@@ -114,7 +96,6 @@ def test_one_chunk_is_the_ordinary_sampler():
         (lambda: time_grid(4, "first", 2), "focus must be one of equal, initial, middle, last, got 'first'"),  # pyright: ignore[reportArgumentType]
         (lambda: time_grid(4, "last", 2, "sigma"), "thirds must be one of time, log_snr, got 'sigma'"),  # pyright: ignore[reportArgumentType]
         (lambda: skip_grid(2, "last", 2), "at least 3 steps"),
-        (lambda: queue_levels(time_grid(10), 4, 1), "multiple of num_chunks, got 10 steps for 4 chunks"),
     ],
 )
 def test_errors_name_what_is_wrong(call, named: str):

@@ -164,6 +164,16 @@ def test_a_folder_without_a_queue_gets_the_default_and_a_warning(
     assert "\n" not in message
 
 
+def test_a_mono_autoencoder_takes_and_gives_stereo():
+    vae = VAE(VAEConfig(audio_channels=1, waveform=WaveformConfig(encoder_width=2, decoder_width=16))).eval()
+    config = TextToAudioConfig(unet=UNET, conditioner=CONDITIONER)
+    mono, audio = TextToAudio(config, vae, build_text_encoder()), torch.randn(1, 2, 2048)
+    with torch.no_grad():
+        latents = mono.encode(audio)
+        assert torch.equal(latents, vae.encode(audio.mean(dim=1, keepdim=True)))
+        assert torch.equal(mono.decode(latents), vae.decode(latents).repeat(1, 2, 1))
+
+
 def test_half_precision_folder_is_near(model: TextToAudio, tmp_path: Path):
     model.save(tmp_path / "half")
     loaded = TextToAudio.load(tmp_path / "half")

@@ -1,6 +1,8 @@
 """The autoencoder: sizes, lengths, normalisation, weight-norm, saving."""
 
 import dataclasses
+import json
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch import nn
 
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.errors import UserError
-from models.vae import VAE, Posterior, VAEConfig
+from models.saved_config import build_config
+from models.vae import VAE, Posterior, VAEConfig, in_kinds
 from models.vae_bands import BandsConfig
 from models.vae_waveform import WaveformConfig
 
@@ -67,16 +70,20 @@ def test_a_kind_builds_its_own_layers_and_takes_no_others_sizes():
 
 
 def test_configurations_of_older_checkpoints_are_read():
+
+    def read(saved: dict[str, Any]) -> VAEConfig:
+        return build_config(VAEConfig, in_kinds(json.loads(json.dumps(saved)), "here"), "here")
+
     sizes = {"encoder_width": 4, "encoder_strides": [2], "decoder_width": 8, "decoder_strides": [2], "dilations": [1]}
     old = {"audio_channels": 1, "hop_length": 8, "stem_stride": 4, "band_levels": True} | sizes
     bands = VAEConfig(kind="bands", audio_channels=1, bands=BandsConfig(stem_stride=4, **sizes))
-    assert VAEConfig.from_saved(old) == bands
+    assert read(old) == bands
     plain = {"hop_length": 2, "stem_stride": 1, "band_levels": False} | sizes
-    assert VAEConfig.from_saved(plain) == VAEConfig(waveform=WaveformConfig(**sizes))
-    assert VAEConfig.from_saved(bands.saved()) == bands
+    assert read(plain) == VAEConfig(waveform=WaveformConfig(**sizes))
+    assert read(bands.saved()) == bands
     assert "waveform" not in bands.saved()
     with pytest.raises(UserError, match="stem_stride and without band_levels"):
-        VAEConfig.from_saved(old | {"band_levels": False})
+        read(old | {"band_levels": False})
 
 
 def test_weight_norm_changes_nothing_and_folds_back():

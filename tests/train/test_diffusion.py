@@ -49,6 +49,7 @@ def test_a_run_leaves_logs_demos_and_a_model_that_generates(tiny_run: Path):
         "conditioner",
         "unet",
         "training",
+        "files",
     }
 
 

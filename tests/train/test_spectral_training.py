@@ -60,6 +60,16 @@ def test_a_run_logs_its_terms_and_leaves_a_model(run: Path):
     assert torch.isfinite(vae.decode(vae.encode(0.1 * torch.randn(1, 2, 16384)))).all()
 
 
+def test_every_stage_has_a_learning_rate_of_its_own(tmp_path: Path):
+    cosine = ["--optimiser.final_share", "0.01", "--optimiser.warmup_steps", "1"]
+    run = train("vae", tmp_path / "run", *SPECTRAL, *cosine)
+    with (run / "csv/version_0/metrics.csv").open() as file:
+        rates = [float(row["train/learning_rate"]) for row in csv.DictReader(file) if row["train/learning_rate"]]
+    assert rates[:4] == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3])
+    assert len(rates) == 10
+    assert rates[8] > 0.1 * max(rates[4:8])  # the decoder's stage begins anew
+
+
 @pytest.mark.parametrize("stop", ["2", "6", "9"])
 def test_resumed_training_equals_uninterrupted_training(tmp_path: Path, run: Path, stop: str, assert_same_weights):
     train("vae", tmp_path / "run", *SPECTRAL, "--trainer.max_steps", stop)

@@ -95,6 +95,18 @@ def test_a_second_run_makes_nothing_again(tmp_path):
     assert (out / "sources/first/500.wav").read_bytes() != b"damaged"
 
 
+def test_a_rhythm_of_other_recordings_is_another_clip(tmp_path, table, monkeypatch):
+    """With another tier in the same folder, an old file must not stand under a new caption."""
+    out = tmp_path / "out"
+    command.main(out, packages=tmp_path / "debs")
+    before = {path.name: path.read_bytes() for path in (out / "clips/strumming").iterdir()}
+    monkeypatch.setattr(command, "read_table", lambda: [r for r in table if r.file != "400.wav"])
+    command.main(out, packages=tmp_path / "debs")
+    listed = {entry.path.name for entry in list_entries(out) if "strumming" in str(entry.path)}
+    assert listed
+    assert not listed & before.keys()
+
+
 @pytest.mark.usefixtures("table")
 def test_loose_files_serve_as_well(tmp_path, wav):
     (tmp_path / "loose").mkdir()

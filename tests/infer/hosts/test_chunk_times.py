@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 
 from infer.hosts.chunk_times import ChunkTimes, attention_mask, runs
 
-diffusers = pytest.importorskip("diffusers")
+diffusers: Any = pytest.importorskip("diffusers")
 from diffusers.models.embeddings import get_1d_rotary_pos_embed  # noqa: E402
 
 FRAMES = 24

@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from infer.hosts.frame_times import FrameTimes, pool_cells
 
-diffusers = pytest.importorskip("diffusers")
+diffusers: Any = pytest.importorskip("diffusers")
 
 
 def make_unet(**changes) -> nn.Module:
