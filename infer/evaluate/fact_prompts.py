@@ -90,10 +90,15 @@ class SyntheticPrompt:
         """Render clips of all kinds, or of this kind as slow, fast, dark, bright ..."""
         if fact == "kind":
             fitting = [kind for kind in KINDS.values() if kind.min_seconds <= seconds]
-            return {k.name: (reference_clip(k, seconds, i) for i in range(KIND_REFERENCES)) for k in fitting}
+            return {kind.name: _reference_clips(kind, seconds, KIND_REFERENCES) for kind in fitting}
         kind = KINDS[self.layer.kind]
         words = BRIGHTNESSES if fact == "brightness" else RATES
-        return {w: (reference_clip(kind, seconds, i, {fact: w}) for i in range(WORD_REFERENCES)) for w in words}
+        return {word: _reference_clips(kind, seconds, WORD_REFERENCES, {fact: word}) for word in words}
+
+
+def _reference_clips(kind: Kind, seconds: float, number: int, fixed: dict | None = None) -> Iterator[Tensor]:
+    for index in range(number):
+        yield reference_clip(kind, seconds, index, fixed)
 
 
 def render(layer: Layer, seed: int) -> Tensor:

@@ -6,6 +6,7 @@ column says how far of the way from floor to real clips the generated ones are.
 """
 
 import dataclasses
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.encoding import reconstruct
+from infer.embedders import Embedder, load_embedder
+from infer.embedders.musicnn import TAGS
 from infer.evaluate.fact_checks import TOLERANCES, FactMeter, FactPrompt, Reading
 from infer.evaluate.fact_prompts import FACTS, corpus_prompts, plain_prompts
 from infer.evaluate.generation import GenerationConfig, Request, make_clips, read_clip
@@ -28,6 +31,8 @@ from models.device import resolve_device
 from models.errors import UserError
 from models.text_to_audio import TextToAudio
 from models.vae import VAE
+
+logger = logging.getLogger(__name__)
 
 MAX_OTHERS = 20
 """Clips of other prompts that each fact is compared with."""
@@ -74,7 +79,7 @@ def main(
     seconds = _window(generation.model) if seconds is None else seconds
     facts = facts or list(FACTS_OF[corpus])
     _check_facts(facts, FACTS_OF[corpus], corpus)
-    meter = FactMeter(seconds)
+    meter = FactMeter(seconds, *_tagger(facts, generation.device))
     facts = [fact for fact in facts if meter.can_measure(fact)]
     asked: list[FactPrompt] = []
     if prompts and corpus == "synthetic":
@@ -111,6 +116,17 @@ def _check_facts(facts: Sequence[str], known: Sequence[str], corpus: str) -> Non
     unknown = [fact for fact in facts if fact not in known]
     if unknown:
         raise UserError(f"unknown facts of {corpus}: {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def _tagger(facts: Sequence[str], device: str) -> tuple[Embedder | None, tuple[str, ...]]:
+    """The judge that names instruments, where it is wanted and its package is installed, and its tags."""
+    if "instrument tag" not in facts:
+        return None, ()
+    try:
+        return load_embedder("musicnn", device=device), TAGS
+    except UserError as error:
+        logger.warning("left out: instrument tag: %s", error)
+        return None, ()
 
 
 def _window(folder: Path) -> float:

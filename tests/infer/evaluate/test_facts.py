@@ -12,13 +12,14 @@ from torch import Tensor
 
 from data.cli import run
 from data.synthetic import KINDS
+from infer.embedders import Embedded, Embedder, Preprocessing
 from infer.embedders.mel import sound_features
 from infer.evaluate import fact_prompts
 from infer.evaluate import facts as facts_command
 from infer.evaluate.fact_checks import TOLERANCES, FactMeter, key_of, loud_frames_db
 from infer.evaluate.fact_prompts import FACTS, SyntheticPrompt, corpus_prompts, plain_prompts, render
 from infer.evaluate.fact_references import WordClassifier
-from infer.evaluate.instrument_prompts import INSTRUMENT_FACTS
+from infer.evaluate.instrument_prompts import INSTRUMENT_FACTS, instrument_prompts
 from infer.evaluate.results import Results
 
 SECONDS = 4.0
@@ -161,7 +162,7 @@ def test_command(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "tempo_bpm" in table
     results = Results.load(tmp_path / "out")
     real = {score.measure: score.value for score in results.scores if score.subject == "real"}
-    assert set(real) <= {"tempo_bpm", "side"}
+    assert set(real) <= {"tempo_bpm", "side", "all facts"}
     assert min(real.values()) > 0.9
     assert len(results.clips) == 3
     assert results.weights
@@ -179,3 +180,47 @@ def test_command_refuses(tiny_folder: Path, tmp_path: Path, capsys: pytest.Captu
         run(facts_command.main, argv=argv)
     assert stop.value.code == 2
     assert "nothing to measure" in capsys.readouterr().err
+
+
+def test_prompts_of_instruments_are_held_out_and_fix_what_can_be_heard():
+    found = instrument_prompts(12, SECONDS)
+    assert len({item.prompt for item in found}) == 12
+    assert found == instrument_prompts(12, SECONDS)
+    for item in found:
+        assert item.facts
+        assert set(item.facts) <= set(INSTRUMENT_FACTS)
+        if "tempo_bpm" in item.facts:
+            assert str(round(float(item.asked("tempo_bpm")))) in item.prompt
+        if len(item.piece.parts) > 1:
+            assert not {"instrument", "side", "pitch"} & set(item.facts)
+    with pytest.raises(ValueError, match="unknown facts of instruments: rate"):
+        facts_command.main(corpus="instruments", facts=["rate"], seconds=SECONDS)
+
+
+def test_an_instrument_is_named_among_three_and_a_tag_by_the_tagger():
+    class Tagger(torch.nn.Module):
+        def forward(self, windows: Tensor) -> Embedded:
+            return Embedded(windows.mean(dim=2), torch.tensor([[0.1, 0.5, 0.2, 0.9]]).expand(len(windows), -1))
+
+    tagger = Embedder("tagger", Preprocessing(sample_rate=44_100), Tagger())
+    item = next(item for item in instrument_prompts(40, SECONDS) if "instrument tag" in item.facts)
+    assert not FactMeter(SECONDS).can_measure("instrument tag")
+    for others, met in ((("loud", "slow", "fast"), False), (("loud", str(item.asked("instrument tag")), "fast"), True)):
+        meter = FactMeter(SECONDS, tagger, (*others, "pop"))
+        reading = meter.read(torch.zeros(2, 44_100), item, "instrument tag")
+        assert reading.measured == f"pop, {others[1]}, {others[2]}"
+        assert reading.met == met
+
+
+def test_share_of_the_way_from_other_prompts_to_real_clips():
+    results = Results(command="evaluate facts", settings={})
+    scores = {
+        facts_command.GENERATED: {"a": 1.0, "b": 0.0, "alone": 1.0},
+        facts_command.REAL: {"a": 1.0, "b": 0.8, "alone": 1.0},
+        facts_command.CODED: {},
+        facts_command.OTHERS: {"a": 0.2, "b": 0.2},
+    }
+    facts_command._add_scores(results, "tempo", scores)
+    share = next(score for score in results.scores if score.subject == facts_command.SHARE)
+    assert share.value == pytest.approx((0.5 - 0.2) / (0.9 - 0.2))
+    assert share.num == 2

@@ -97,7 +97,7 @@ def test_what_is_measured_is_what_the_command_plays(
     """Same defaults, guard and guidance; the samples of a file are those of another."""
     monkeypatch.chdir(tmp_path)
     got = read_clip(make_clips(tmp_path, replace(config, mode="fifo", batch_size=1), REQUESTS[:1])[0])
-    fifo_command(prompt="rain", seconds=0.5, seed=0, out="rain.flac", model=tiny_folder, device="cpu")
+    fifo_command(prompt="rain", seconds=0.5, seed=0, out="rain.flac", model=str(tiny_folder), device="cpu")
     assert torch.equal(got, read_clip(tmp_path / "rain.flac"))
 
 
