@@ -95,7 +95,10 @@ def test_a_training_with_muon_resumes_too(tmp_path: Path, tiny_parts: list[str],
         (["--optimiser.name", "sgd"], "optimiser.name"),
         (["--init_from", "model", "--vae", "other"], "--init_from goes on from a whole model, with its own vae"),
         (["--data.replay", "3"], "data.replay is for fine-tuning a whole model"),
-        (["--data.latents", "a", "--data.folder", "b"], "give data.folder or data.latents, not both"),
+        (
+            ["--data.latents", "a", "--data.folder", "b"],
+            "give one of data.folder, data.mixture, data.shards and data.latents, got folder and latents",
+        ),
         (["--noise.mixture.queue_weights", "[1, 2]"], "queue_weights must be one for each of the 1 model.queues"),
     ],
 )
