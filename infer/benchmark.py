@@ -20,7 +20,7 @@ from torch import Tensor
 from data.cli import run
 from data.encoding import piece_samples
 from infer.fifo import EndlessStream, QueueOptions, StreamConfig
-from infer.speed import Speed, describe_device, measure, write_report
+from infer.speed import NUM_TOKENS, Speed, describe_device, measure, write_report
 from models.checkpoint import SHIPPED_MODEL, load_config, load_part, load_weights, without_weights
 from models.device import Precision, autocast_to, compile_network, resolve_device
 from models.errors import UserError
@@ -31,9 +31,6 @@ from models.texts import Text
 from models.timing import Position
 from models.unet import UNet, UNetConfig
 from models.vae import VAE, VAEConfig
-
-NUM_TOKENS = 79
-"""Length of the conditioning: 77 text tokens, 2 timing tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ import torch
 
 WARM_UP = 2
 """Calls before the first that counts."""
+NUM_TOKENS = 79
+"""Length of the conditioning that is measured: 77 text tokens, 2 timing tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

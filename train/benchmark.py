@@ -19,8 +19,16 @@ from torch.utils.data import DataLoader
 from data.audio import SAMPLE_RATE
 from data.cli import run
 from data.datamodule import DataConfig
-from infer.benchmark import NUM_TOKENS
-from infer.speed import WARM_UP, Speed, describe_device, peak_memory, reset_peak_memory, synchronise, write_report
+from infer.speed import (
+    NUM_TOKENS,
+    WARM_UP,
+    Speed,
+    describe_device,
+    peak_memory,
+    reset_peak_memory,
+    synchronise,
+    write_report,
+)
 from models.discriminator import DiscriminatorConfig
 from models.errors import UserError
 from models.text_encoder import TextEncoder

@@ -22,6 +22,8 @@ FETCH = {
     "panns": "Cnn14_16k_mAP=0.438.pth of Zenodo record 3987831",
     "vggish": "vggish-10086976.pth of the release v0.1 of harritaylor/torchvggish on GitHub",
 }
+UNVERIFIED = ("laion-clap", "openl3", "panns", "passt", "vggish")
+"""Networks whose published weights were not run here: their numbers have not been compared with published ones."""
 FRONT_ENDS = ("spectrogram_extractor.", "logmel_extractor.", "pproc.", "speclayer.")
 """Constants that published files hold beside the weights; here they are computed."""
 _reconstruct = np.zeros(0).__reduce__()[0]

@@ -5,6 +5,8 @@ apart and joined, 1,024 values. The spectrogram is that of openl3 0.4, which FDo
 has that of 0.3 (HTK's mel scale, mel of the power, padded on both sides), which moves embeddings by a tenth.
 
 Source: Cramer et al. 2019; preprocessing of FDopenl3: Evans et al. 2024 (1 s windows every 0.5 s, peak -1 dB).
+
+Published weights were not run here: shapes, names and the spectrogram are tested, its numbers are not.
 """
 
 import warnings

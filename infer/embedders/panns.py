@@ -4,6 +4,8 @@ Parameters are named as in the published weights. windows (batch, 1, samples) at
 
 Source: Kong et al. 2020 (1912.10211); preprocessing of the AudioLDM metrics: Liu et al. 2023 (first channel, mean
 removed, one vector of 2,048 values a clip).
+
+Published weights were not run here: shapes, names and the spectrogram are tested, its numbers are not.
 """
 
 import torch

@@ -3,6 +3,8 @@
 Parameters are named as in the published weights. windows (batch, 1, 320,000) at 32 kHz.
 
 Source: Koutini et al. 2022 (2110.05069); preprocessing of KLpasst: Evans et al. 2024 (10 s windows every 5 s).
+
+Published weights were not run here: shapes, names and the spectrogram are tested, its numbers are not.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ Parameters are named as in torchvggish's weights. windows (batch, 1, 15,600) at 
 
 Source: Hershey et al. 2017; preprocessing of the AudioLDM metrics: Liu et al. 2023 (first channel, mean removed;
 neither the PCA nor the last ReLU of the release).
+
+Published weights were not run here: shapes, names and the spectrogram are tested, its numbers are not.
 """
 
 import torch

@@ -16,6 +16,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from infer.embedders import Embedder, load_embedder
+from infer.embedders.load import UNVERIFIED
 from infer.evaluate.embeddings import EmbeddedClips, embed_clips
 from infer.evaluate.generation import GenerationConfig, Request, make_clips, read_clip
 from infer.evaluate.report import write_report
@@ -189,6 +190,10 @@ class _Judges:
                 logger.warning("left out: %s", error)
                 self._results.notes.append(f"left out {name}: {error}")
                 self._loaded[name] = None
+            if self._loaded[name] is not None and name in UNVERIFIED:
+                self._results.notes.append(
+                    f"{name}: not compared with published numbers (its weights were not at hand when this was written)"
+                )
         embedder = self._loaded[name]
         if embedder is not None:
             self._results.weights |= {f"{name}/{file}": value for file, value in embedder.weights.items()}

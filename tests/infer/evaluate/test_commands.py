@@ -71,6 +71,8 @@ def test_protocols(name: str, measures: set[str], tiny_folder: Path, tmp_path: P
     assert measures <= set(found)
     assert all(score.value == score.value for score in found.values())
     assert (tmp_path / "out" / "report.html").exists()
+    doubted = {note.split(":")[0] for note in results.notes if "not compared with published numbers" in note}
+    assert doubted == set(protocol.PROTOCOLS[name].networks) & set(loading.UNVERIFIED)
 
 
 @pytest.mark.usefixtures("tiny_judges")
