@@ -38,7 +38,7 @@ from models.texts import Spoken, Text, check_prompt
 logger = logging.getLogger("infer.fifo")
 
 WITH_A_STATE = {
-    *("seconds", "endless", "out", "overwrite", "cue", "cues", "output", "save_state", "resume_state"),
+    *("seconds", "endless", "out", "overwrite", "cue", "cues", "playback", "save_state", "resume_state"),
     *("model", "device", "precision", "compile"),
 }
 """Options that a stream taken up again may be given; all others are in its state."""
@@ -46,7 +46,7 @@ LEAST_INIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputConfig:
+class PlaybackConfig:
     """What the output holds."""
 
     raw_format: RawFormat = "s16le"
@@ -66,7 +66,7 @@ def main(
     cues: CueConfig = CueConfig(),  # noqa: B008 - frozen, as all groups below
     content: str | None = None,
     init_audio: Path | None = None,
-    output: OutputConfig = OutputConfig(),
+    playback: PlaybackConfig = PlaybackConfig(),
     method: Method = "fifo",
     queue: QueueOptions = QueueOptions(),  # noqa: B008
     sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
@@ -95,7 +95,7 @@ def main(
         content: Words to say, for models that speak (VoiceLDM). A cue changes them behind a bar, as in
             --cue 10 "a cathedral | and so it ends", and leaves them as they are without one.
         init_audio: A sound file that the stream continues.
-        output: What the output holds.
+        playback: What the output holds.
         method: As the model was trained to be played (fifo); InfiniteAudio's way, a frame a step with skipped steps,
             see sampling.focus (infinite-audio); or FIFO-Diffusion's, with latent partitioning and lookahead
             (fifo-diffusion).
@@ -123,11 +123,11 @@ def main(
     else:
         check_prompt(prompt or "")
         out = file_name(prompt or "", seed) if out is None else out
-    _check_out(out, output.raw_format, overwrite, length)
+    _check_out(out, playback.raw_format, overwrite, length)
     if save_state is not None:
         check_state_file(save_state, overwrite=overwrite)
     if init_audio is not None:
-        _check_init_audio(init_audio, out, length if output.init_audio else None)
+        _check_init_audio(init_audio, out, length if playback.init_audio else None)
     sampling = with_known_focus(sampling, Path(model))
     bundle = load_model(model, resolve_device(device), precision, compile)
     if isinstance(bundle, TextToAudio):
@@ -146,7 +146,7 @@ def main(
         if notice is not None:
             logger.warning(notice)
         sound = None if init_audio is None else torch.from_numpy(read_audio(init_audio))
-        in_output = output.init_audio
+        in_output = playback.init_audio
         stream = EndlessStream(
             bundle, text_of(prompt or "", content), config, seeds=seed, init_audio=sound, init_in_output=in_output
         )
@@ -155,7 +155,7 @@ def main(
     if save_state is not None:
         check_state_file(save_state, stream, overwrite=overwrite)
     add_cues(stream, cue, cues, content)
-    write(stream, out, length, save_state, output.raw_format, overwrite=overwrite)
+    write(stream, out, length, save_state, playback.raw_format, overwrite=overwrite)
 
 
 def add_cues(
@@ -237,7 +237,7 @@ def _check_init_audio(path: Path, out: str, seconds: float | None) -> None:
     if seconds is not None and seconds <= length:
         raise UserError(
             f"{path} is {length:.1f} s long, and --seconds, which includes it, is {seconds:g}: ask for more, or "
-            "leave it out of the output with --output.init_audio false"
+            "leave it out of the output with --playback.init_audio false"
         )
     if out != STDOUT and Path(out).resolve() == path.resolve():
         raise UserError(f"{path} would be written over itself, choose another --out")
@@ -285,4 +285,4 @@ def _is_number(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    run(main, default_config(sys.argv[1:]), collect_cues(sys.argv[1:]), prog="python -m infer.fifo")
+    run(main, default_config(sys.argv[1:]), collect_cues(sys.argv[1:]), ["prompt"], prog="python -m infer.fifo")

@@ -359,7 +359,7 @@ def test_continuing_a_sound_file(tiny_folder: Path, tmp_path: Path):
     soundfile.write(tmp_path / "mine.wav", 0.4 * np.sin(3000 * time), 44_100)
     options = ["--init_audio", str(tmp_path / "mine.wav"), "--seconds", "1.5"]
     play_fifo(tiny_folder, tmp_path / "all.wav", *options)
-    play_fifo(tiny_folder, tmp_path / "rest.wav", *options, "--output.init_audio", "false", "--seconds", "0.5")
+    play_fifo(tiny_folder, tmp_path / "rest.wav", *options, "--playback.init_audio", "false", "--seconds", "0.5")
     whole, rest, mine = (read(tmp_path / name) for name in ("all.wav", "rest.wav", "mine.wav"))
     begin = 40_000 // 1024 * 1024
     assert len(whole) == 66_150
