@@ -106,7 +106,7 @@ def test_vae(tiny_folder: Path, tmp_path: Path):
     assert scores["stft_distance", vae.CODED] > 0.5  # a random network
     assert len(list((tmp_path / "out" / "coded").glob("*.flac"))) == 4
     assert scores["FD mel", vae.CODED] > scores["FD mel", vae.REAL]
-    assert any(name.startswith("vae-") for name in results.weights)
+    assert any(name.startswith("vae") for name in results.weights)
 
 
 def test_timing(tiny_folder: Path, tmp_path: Path):
