@@ -16,7 +16,6 @@ from infer.hosts.pipelines import load_part, require_diffusers
 from models.errors import UserError
 from models.queue import QueueConfig
 from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
-from models.timing import Position
 
 
 class AudioLDM(MelHost):
@@ -43,19 +42,9 @@ class AudioLDM(MelHost):
             scheduler=load_part(folder, "scheduler", diffusers.DDIMScheduler),
         )
 
-    def rows(
-        self,
-        text: Text,
-        position: Position,
-        guidance_scale: float,
-        content_scale: float = 0.0,
-    ) -> list[tuple[NamedConditioning, float]]:
-        """Return the one row of classifier-free guidance; the model is told nothing of time."""
-        return [(NamedConditioning({"class_labels": self.vector(text)}), guidance_scale)]
-
-    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
-        """Return the vector of the negative prompt, or of the empty text, which training dropped prompts to."""
-        return NamedConditioning({"class_labels": self.vector(negative_prompt or "")})
+    def condition(self, text: Text) -> NamedConditioning:
+        """Return a text's vector as a row; training dropped prompts to the empty text."""
+        return NamedConditioning({"class_labels": self.vector(text)})
 
     @torch.no_grad()
     def vector(self, text: Text) -> Tensor:

@@ -17,7 +17,6 @@ from infer.hosts.pipelines import load_part, part_type, require_diffusers
 from models.errors import UserError
 from models.queue import QueueConfig
 from models.texts import NOT_SPEAKING, Blend, Spoken, Text, blend_tokens
-from models.timing import Position
 
 NUM_GENERATED = 8
 """Hidden states that the language model adds, unless its configuration says otherwise."""
@@ -64,20 +63,6 @@ class AudioLDM2(MelHost):
             vocoder=load_part(folder, "vocoder", SpeechT5HifiGan),
             scheduler=load_part(folder, "scheduler", diffusers.DDIMScheduler),
         )
-
-    def rows(
-        self,
-        text: Text,
-        position: Position,
-        guidance_scale: float,
-        content_scale: float = 0.0,
-    ) -> list[tuple[NamedConditioning, float]]:
-        """Return the one row of classifier-free guidance; the model is told nothing of time."""
-        return [(self.condition(text), guidance_scale)]
-
-    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
-        """Return the row of the negative prompt, or of the empty text."""
-        return self.condition(negative_prompt or "")
 
     @torch.no_grad()
     def condition(self, text: Text, num_tokens: int | None = None) -> NamedConditioning:

@@ -22,13 +22,15 @@ from infer.hosts.vocoder import ResamplerStream, vocoder_stream
 from models.device import Precision, autocast_to
 from models.errors import UserError
 from models.fingerprint import weights_fingerprint
+from models.texts import Text
+from models.timing import Position
 
 SAMPLE_RATE = 44_100
 TRAINED_SECONDS = 10.24
 
 
 class MelHost(nn.Module):
-    """The half of `infer.hosts.host.Host` that needs no text.
+    """`infer.hosts.host.Host` but for `condition`, what a text becomes.
 
     Args:
         unet, vae, vocoder: diffusers' UNet2DConditionModel (or AudioLDM2's) and AutoencoderKL, transformers' HiFi-GAN.
@@ -89,6 +91,24 @@ class MelHost(nn.Module):
     def noise_time(self, position: Tensor) -> Tensor:
         """Return t at positions 0 (clean) to 1 (noise) of the model's own time, its timesteps evenly spread."""
         return self.clock.t_of_position(position).float()
+
+    def condition(self, text: Text) -> NamedConditioning:
+        """Return what the U-Net attends to for a text, a batch of one."""
+        raise NotImplementedError
+
+    def rows(
+        self,
+        text: Text,
+        position: Position,
+        guidance_scale: float,
+        content_scale: float = 0.0,
+    ) -> list[tuple[NamedConditioning, float]]:
+        """Return the one row of classifier-free guidance; the model is told nothing of time."""
+        return [(self.condition(text), guidance_scale)]
+
+    def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
+        """Return the row of the negative prompt, or of the empty text."""
+        return self.condition(negative_prompt or "")
 
     @torch.no_grad()
     def network(self, latents: Tensor, t: Tensor, conditioning: NamedConditioning) -> Tensor:

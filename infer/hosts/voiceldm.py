@@ -89,15 +89,15 @@ class VoiceLDM(MelHost):
         text: Text,
         position: Position,
         guidance_scale: float,
-        content_scale: float,
+        content_scale: float = 0.0,
     ) -> list[tuple[NamedConditioning, float]]:
         """Return the rows with both, description alone and content alone, whose weights are 1, w_d and w_c."""
         described, undescribed = self.vector(text), self.vector("")
         spoken, silent = self.contents(content_of(text))
         return [
-            (self._condition(described, spoken), 1.0),
-            (self._condition(described, silent), guidance_scale),
-            (self._condition(undescribed, spoken), content_scale),
+            (self._row(described, spoken), 1.0),
+            (self._row(described, silent), guidance_scale),
+            (self._row(undescribed, spoken), content_scale),
         ]
 
     def null_row(self, negative_prompt: str | None, position: Position) -> NamedConditioning:
@@ -106,9 +106,9 @@ class VoiceLDM(MelHost):
         It is encoded by itself, where the published code pads it to the content's length: its last character differs
         a little.
         """
-        return self._condition(self.vector(negative_prompt or ""), self.contents(NO_CONTENT)[1])
+        return self._row(self.vector(negative_prompt or ""), self.contents(NO_CONTENT)[1])
 
-    def _condition(self, vector: Tensor, content: Tensor) -> NamedConditioning:
+    def _row(self, vector: Tensor, content: Tensor) -> NamedConditioning:
         padding = {"encoder_hidden_states": self.durator.output.bias}
         return NamedConditioning({"class_labels": vector, "encoder_hidden_states": content}, padding)
 

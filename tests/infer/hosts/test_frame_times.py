@@ -1,34 +1,14 @@
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
 from infer.hosts.frame_times import FrameTimes, pool_cells
-
-diffusers: Any = pytest.importorskip("diffusers")
+from tests.infer.hosts import tiny_pipelines
 
 
 def make_unet(**changes) -> nn.Module:
-    """A small U-Net in AudioLDM's shape: four levels, time stride 8, a class embedding joined to the time's."""
     torch.manual_seed(0)
-    config = {
-        "sample_size": 128,
-        "in_channels": 8,
-        "out_channels": 8,
-        "layers_per_block": 1,
-        "block_out_channels": (8, 16, 24, 32),
-        "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "norm_num_groups": 8,
-        "attention_head_dim": 4,
-        "cross_attention_dim": (8, 16, 24, 32),
-        "class_embed_type": "simple_projection",
-        "projection_class_embeddings_input_dim": 12,
-        "class_embeddings_concat": True,
-    }
-    return diffusers.UNet2DConditionModel(**(config | changes)).eval()
+    return tiny_pipelines.unet(**changes).eval()
 
 
 SHAPES = [{}, {"resnet_time_scale_shift": "scale_shift"}, {"time_embedding_act_fn": "silu"}]
@@ -42,7 +22,7 @@ def unet(request) -> nn.Module:
 @pytest.mark.parametrize("frames", [32, 29])
 @torch.no_grad()
 def test_one_timestep_for_all_frames_is_the_unmodified_network(unet, frames):
-    sample, label = torch.randn(2, 8, frames, 16), torch.randn(2, 12)
+    sample, label = torch.randn(2, 8, frames, 16), torch.randn(2, tiny_pipelines.EMBEDDING)
     expected = unet(sample, torch.tensor(250), encoder_hidden_states=None, class_labels=label).sample
     times = FrameTimes(unet)
     assert times.time_stride == 8
@@ -57,7 +37,7 @@ def test_one_timestep_for_all_frames_is_the_unmodified_network(unet, frames):
 
 @torch.no_grad()
 def test_samples_of_a_batch_have_timesteps_of_their_own(unet):
-    sample, label = torch.randn(2, 8, 32, 16), torch.randn(2, 12)
+    sample, label = torch.randn(2, 8, 32, 16), torch.randn(2, tiny_pipelines.EMBEDDING)
     timesteps = torch.stack((torch.linspace(0, 999, 32), torch.full((32,), 500.5)))
     times = FrameTimes(unet)
     together = times(sample, timesteps, encoder_hidden_states=None, class_labels=label)
@@ -68,9 +48,9 @@ def test_samples_of_a_batch_have_timesteps_of_their_own(unet):
 
 @torch.no_grad()
 def test_a_frames_timestep_matters_and_most_of_all_to_itself():
-    unet = make_unet(block_out_channels=(8, 16, 24, 32))
+    unet = make_unet()
     times = FrameTimes(unet)
-    sample, label = torch.randn(1, 8, 64, 16), torch.randn(1, 12)
+    sample, label = torch.randn(1, 8, 64, 16), torch.randn(1, tiny_pipelines.EMBEDDING)
     low = torch.zeros(1, 64)
     high = low.clone()
     high[:, 48:] = 900

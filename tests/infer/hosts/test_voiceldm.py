@@ -54,7 +54,7 @@ def test_dual_guidance_is_the_papers(networks_and_folder, host):
     latents = x.transpose(2, 3).flatten(1, 2)
     weighted = host.rows(SCENE, NOWHERE, 7.0, 5.0)
     rows = [host.network(latents, t, row) for row, _ in weighted]
-    null = host.network(latents, t, host._condition(undescribed, silent))
+    null = host.network(latents, t, host._row(undescribed, silent))
     v = guide(rows, null, [weight for _, weight in weighted])
     alpha, sigma = (torch.pi / 2 * t[0, 0]).cos(), (torch.pi / 2 * t[0, 0]).sin()
     expected = (expected.transpose(2, 3).flatten(1, 2) - sigma * latents) / alpha
@@ -65,7 +65,7 @@ def test_dual_guidance_is_the_papers(networks_and_folder, host):
 def test_rows_of_other_lengths_are_padded_as_in_training(host):
     short, long = host.contents("dog")[0], host.contents("the quick brown fox jumps")[0]
     vector = host.vector("a hall")
-    joined = host._condition(vector, short).cat(host._condition(vector, long)).tensors["encoder_hidden_states"]
+    joined = host._row(vector, short).cat(host._row(vector, long)).tensors["encoder_hidden_states"]
     assert joined.shape[1] == long.shape[1]
     torch.testing.assert_close(joined[0, short.shape[1]], host.durator.output.bias)
 
