@@ -229,7 +229,8 @@ def test_data_unlike_the_statistics_is_told(tmp_path: Path, tiny_vae: Path, capl
 
 def test_a_checkpoint_that_does_not_fit_lists_every_kind_of_difference(tmp_path: Path, tiny_vae: Path, capsys):
     config, state = load_part(tiny_vae / "export", "vae")
-    first, second, *_ = [key for key in state if key.startswith("encoder.")]
+    # The order of the file's keys is not fixed, and a tensor of one row cannot be cut.
+    first, second, *_ = sorted(key for key in state if key.startswith("encoder.") and len(state[key]) > 1)
     state["encoder.strange"] = state.pop(first)
     state[second] = state[second][:1]
     (tmp_path / "bad").mkdir()
