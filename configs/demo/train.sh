@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to the shipped model: recordings are fetched, instruments and other sounds drawn, three networks trained.
 #   RUN=runs/demo       where everything goes; the model is RUN/model
-#   BUDGET=cpu          cpu: two cores; gpu: one GPU, larger batches in bf16
+#   BUDGET=cpu          cpu: two cores; gpu: one GPU, in bf16
 #   MIXTURE='{...}'     sources of sound by weight (data.mixture); fetched recordings are in RUN/recordings
 #   CLIPS=5000          clips of the mixture that the U-Net is trained on
 #   CONFIG=configs/demo another folder of vae.yaml, clap.yaml and diffusion.yaml
